@@ -1,0 +1,107 @@
+"""The error tree of hyperslab.
+
+::
+
+    HyperslabError
+    ├── ArrayFileError     a file is not what was asked for, or is no longer what it was
+    ├── PlanError          a job that cannot be run as it was described
+    ├── KernelError        a kernel does not compile, or raised in a region
+    ├── WorkerLost         a worker process died
+    ├── LockTimeout        a reader-writer lock was not free in time
+    ├── SpecError          a batch job spec with mistakes
+    └── JobInterrupted     the job was stopped from outside (Ctrl-C)
+
+Every message gives the value, the limit and the remedy. Everything but the message is an
+attribute with a default, so that every error survives pickling: ``BaseException.__reduce__``
+calls the class with the message and restores the rest from ``__dict__``.
+
+The tree lives with the workers because locks and maps raise parts of it; the engine
+re-exports it as ``hyperslab.<Name>``.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ArrayFileError",
+    "HyperslabError",
+    "JobInterrupted",
+    "KernelError",
+    "LockTimeout",
+    "PlanError",
+    "SpecError",
+    "WorkerLost",
+]
+
+
+class HyperslabError(Exception):
+    """Base of every error that hyperslab raises on purpose."""
+
+
+class ArrayFileError(HyperslabError):
+    """A file cannot be opened or created as asked, or changed under an open handle."""
+
+
+class PlanError(HyperslabError):
+    """A job that cannot be run as described; nothing was touched."""
+
+
+class KernelError(HyperslabError):
+    """A kernel that does not compile, or that raised in a region.
+
+    Attributes
+    ----------
+    kernel : str
+        Name of the kernel.
+    region : str or None
+        The region it was working on, as a box of the domain; None for a compile error.
+    """
+
+    def __init__(self, message: str = "", *, kernel: str = "", region: str | None = None) -> None:
+        super().__init__(message)
+        self.kernel = kernel
+        self.region = region
+
+
+class WorkerLost(HyperslabError):
+    """A worker process died and what it was doing cannot be repeated safely or usefully.
+
+    Attributes
+    ----------
+    signal : str or None
+        Name of the signal that killed it, where known (``"SIGKILL"``).
+    regions : tuple of str
+        The regions, as boxes of the domain, that were in flight.
+    """
+
+    def __init__(
+        self, message: str = "", *, signal: str | None = None, regions: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(message)
+        self.signal = signal
+        self.regions = regions
+
+
+class LockTimeout(HyperslabError, TimeoutError):
+    """A reader-writer lock was not free within the time allowed; nothing was written."""
+
+
+class SpecError(HyperslabError):
+    """A batch job spec with mistakes: all of them, each with its line.
+
+    Attributes
+    ----------
+    problems : tuple of str
+        One line for each mistake.
+    """
+
+    def __init__(self, message: str = "", *, problems: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.problems = problems
+
+
+class JobInterrupted(HyperslabError, KeyboardInterrupt):
+    """The job was stopped by Ctrl-C.
+
+    It is a ``KeyboardInterrupt`` too, so that a script that knows nothing of hyperslab still
+    ends as an interrupted script does.
+    """
