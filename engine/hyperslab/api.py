@@ -1,0 +1,280 @@
+"""The public calls: ``run``, ``plan`` and ``Engine``."""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import os
+import threading
+import weakref
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from typing import Any
+
+from hyperslab import plan as planning
+from hyperslab import settings as configuration
+from hyperslab.compiler import Kernel
+from hyperslab.coordinator import drive
+from hyperslab.errors import HyperslabError
+from hyperslab.plan import Plan
+from hyperslab.pool import Pool, make_pool
+from hyperslab.progress import make_progress
+from hyperslab.report import Report
+from hyperslab.session import session_directory
+from hyperslab.settings import Progress, Settings
+
+__all__ = ["Engine", "default_engine", "plan", "run"]
+
+
+class Engine:
+    """Workers, kept warm from job to job.
+
+    Parameters
+    ----------
+    workers : int, optional
+        Worker processes; default ``HYPERSLAB_WORKERS``, else the processors this process may
+        use (affinity and control groups respected).
+    memory : int or str, optional
+        Budget for the private memory of all workers together, as ``"16GB"``; default
+        ``HYPERSLAB_MEMORY``, else what the system and the control group have free.
+    executor : {"loky", "serial"} or concurrent.futures.Executor, optional
+        Who runs the tasks: processes of the engine's own, this process (for debugging), or an
+        executor of yours, which stays yours to close. Default ``HYPERSLAB_EXECUTOR``, else
+        "loky".
+    scratch : path, optional
+        Directory for scratch files; default ``HYPERSLAB_SCRATCH``, else the system's
+        temporary directory.
+    lock_dir : path, optional
+        Directory for reader-writer locks; default ``HYPERSLAB_LOCK_DIR``, else a per-user
+        runtime directory on local disk.
+    lock_timeout : float, optional
+        Seconds a task waits for a lock before the job fails with ``LockTimeout``; default: for
+        ever.
+    progress : bool or "auto", optional
+        Whether jobs show their progress; default ``HYPERSLAB_PROGRESS``, else "auto": jobs of
+        more than half a second do.
+
+    Raises
+    ------
+    PlanError
+        A setting that makes no sense.
+
+    Examples
+    --------
+    >>> import numpy as np, hyperslab as hs
+    >>> @hs.kernel
+    ... def double(a, out):
+    ...     for i in range(a.shape[0]):
+    ...         out[i] = 2 * a[i]
+    >>> a, out = hs.from_array(np.arange(5.0)), hs.from_array(np.zeros(5))
+    >>> with hs.Engine(executor="serial") as engine:
+    ...     report = engine.run(double, a, hs.write(out))
+    >>> np.asarray(out).tolist()
+    [0.0, 2.0, 4.0, 6.0, 8.0]
+    """
+
+    def __init__(
+        self,
+        *,
+        workers: int | None = None,
+        memory: int | float | str | None = None,
+        executor: str | Executor | None = None,
+        scratch: str | os.PathLike[str] | None = None,
+        lock_dir: str | os.PathLike[str] | None = None,
+        lock_timeout: float | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self._settings = configuration.resolve(
+            workers=workers,
+            memory=memory,
+            executor=executor,
+            scratch=scratch,
+            lock_dir=lock_dir,
+            lock_timeout=lock_timeout,
+            progress=progress,
+        )
+        self._pool: Pool | None = None
+        self._lock = threading.Lock()
+        self._closed = False
+        self._pid = os.getpid()
+        _open_engines.add(self)
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in force."""
+        return self._settings
+
+    def start(self) -> None:
+        """Start the workers now, so that the first job does not wait for them."""
+        self._ready_pool().start()
+
+    def run(
+        self,
+        kernel: Kernel,
+        *arguments: Any,
+        over: Any = None,
+        region: int | Sequence[int | None] | None = None,
+        progress: Progress | None = None,
+    ) -> Report:
+        """Run a kernel on every region of a domain. See :func:`hyperslab.run`."""
+        job = self.plan(kernel, *arguments, over=over, region=region)
+        return self._drive(job, progress=progress)
+
+    def plan(
+        self,
+        kernel: Kernel,
+        *arguments: Any,
+        over: Any = None,
+        region: int | Sequence[int | None] | None = None,
+    ) -> Plan:
+        """Verify a job without running it. See :func:`hyperslab.plan`."""
+        return planning.build(
+            kernel,
+            arguments,
+            settings=self._settings,
+            runner=self._drive,
+            over=over,
+            region=region,
+        )
+
+    def _drive(self, job: Plan, *, progress: Progress | None = None) -> Report:
+        pool = self._ready_pool()
+        session = session_directory(self._settings.scratch)
+        display = make_progress(
+            self._settings.progress if progress is None else progress,
+            job.kernel.name,
+            job.regions,
+            job.bytes_read + job.bytes_written,
+        )
+        try:
+            return drive(job, pool, session, display)
+        finally:
+            display.close()
+
+    def _ready_pool(self) -> Pool:
+        with self._lock:
+            if self._closed:
+                raise HyperslabError("this engine is closed: make a new hs.Engine")
+            if self._pid != os.getpid():
+                # A forked child has none of its parent's threads or workers.
+                self._pool, self._pid = None, os.getpid()
+            if self._pool is None:
+                session = session_directory(self._settings.scratch)
+                self._pool = make_pool(self._settings, session)
+            return self._pool
+
+    def close(self) -> None:
+        """Stop the workers. The engine cannot be used afterwards; closing twice is fine."""
+        with self._lock:
+            self._closed = True
+            pool, self._pool = self._pool, None
+        if pool is not None and self._pid == os.getpid():
+            pool.close()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        executor = self._settings.executor
+        state = "closed" if self._closed else "open"
+        return f"<hyperslab.Engine: {self._settings.workers} workers, {executor!r}, {state}>"
+
+
+_open_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+_default: Engine | None = None
+_default_lock = threading.Lock()
+
+
+def default_engine() -> Engine:
+    """The engine behind ``hs.run``: made at first use, kept warm, closed at exit."""
+    global _default
+    with _default_lock:
+        if _default is None or _default._closed:
+            _default = Engine()
+        return _default
+
+
+def run(
+    kernel: Kernel,
+    *arguments: Any,
+    over: Any = None,
+    region: int | Sequence[int | None] | None = None,
+    progress: Progress | None = None,
+    engine: Engine | None = None,
+) -> Report:
+    """Run a kernel on every region of a domain, on all workers.
+
+    Parameters
+    ----------
+    kernel : Kernel
+        A function decorated with ``@hs.kernel``.
+    *arguments
+        What it is called with: ``hs.read``, ``hs.write``, ``hs.update`` or ``hs.accumulate`` of
+        an array, an array by itself (it is read), a number, a NumPy array of up to 1 MB, or
+        ``hs.ORIGIN``.
+    over : tuple of int, or Array, optional
+        The domain that is split; default: the shape of the first argument that is written or
+        updated, else of the first that is read.
+    region : int or tuple of int, optional
+        Shape of one region, None in it for a whole axis; default: from the arrays' geometry.
+    progress : bool or "auto", optional
+        Whether to show progress; default: the engine's setting.
+    engine : Engine, optional
+        Default: one that is started at first use and kept warm.
+
+    Returns
+    -------
+    Report
+        What was done, in numbers.
+
+    Raises
+    ------
+    PlanError
+        The job cannot be run as described; nothing was touched.
+    KernelError
+        The kernel does not compile, or raised in a region.
+    ArrayFileError, LockTimeout, WorkerLost, JobInterrupted
+        What went wrong on the way.
+
+    Examples
+    --------
+    >>> import numpy as np, hyperslab as hs
+    >>> @hs.kernel
+    ... def total(values, out):
+    ...     for i in range(values.shape[0]):
+    ...         out[0] += values[i]
+    >>> values, out = hs.from_array(np.arange(10)), hs.from_array(np.zeros(1, int))
+    >>> report = hs.run(total, values, hs.accumulate(out))
+    >>> int(out[0])
+    45
+    """
+    chosen = engine or default_engine()
+    return chosen.run(kernel, *arguments, over=over, region=region, progress=progress)
+
+
+def plan(
+    kernel: Kernel,
+    *arguments: Any,
+    over: Any = None,
+    region: int | Sequence[int | None] | None = None,
+    engine: Engine | None = None,
+) -> Plan:
+    """Verify a job and say what it will do, without running it or touching any data.
+
+    Takes what :func:`run` takes. ``print(plan.explain())`` tells a person, ``plan.run()`` runs
+    it.
+    """
+    chosen = engine or default_engine()
+    return chosen.plan(kernel, *arguments, over=over, region=region)
+
+
+@atexit.register
+def _close_all() -> None:
+    for engine in list(_open_engines):
+        engine.close()
+    # What is alive now stays so until the process ends; collecting what Numba leaves behind
+    # costs up to 0.3 s and frees nothing that the system would not free faster.
+    gc.freeze()

@@ -1,0 +1,127 @@
+"""The types of a kernel's arguments: which are possible, in Numba's terms, in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from hyperslab.errors import KernelError
+from hyperslab_workers.kernel import ArgumentType, ArrayType, TupleType
+
+__all__ = ["check_dtype", "check_types", "describe", "numba_type"]
+
+
+def check_dtype(name: str, dtype: np.dtype[Any], *, kernel: str = "") -> None:
+    """Refuse a dtype that no kernel can take.
+
+    Parameters
+    ----------
+    name : str
+        The argument's name, for the message.
+    dtype : numpy.dtype
+        Its dtype.
+    kernel : str
+        The kernel's name, for the message.
+
+    Raises
+    ------
+    KernelError
+        Half and extended precision, foreign byte order, Python objects, strings and raw bytes;
+        in structured dtypes too.
+
+    Examples
+    --------
+    >>> check_dtype("t", np.dtype("<f4"))
+    >>> check_dtype("t", np.dtype(">f4"))
+    Traceback (most recent call last):
+    ...
+    hyperslab_workers.errors.KernelError: argument 't' has dtype >f4, which kernels cannot take: \
+its bytes are in the other order; convert it with astype('<f4')
+    """
+    problem = _problem(dtype)
+    if problem:
+        of = f" of kernel {kernel}" if kernel else ""
+        raise KernelError(
+            f"argument {name!r}{of} has dtype {_spell(dtype)}, which kernels cannot take: "
+            f"{problem}",
+            kernel=kernel,
+        )
+
+
+def _spell(dtype: np.dtype[Any]) -> str:
+    return str(dtype) if dtype.names else dtype.str if not dtype.isnative else dtype.name
+
+
+def _problem(dtype: np.dtype[Any]) -> str:
+    """What is wrong with a dtype and what to do, or the empty string."""
+    if dtype.names is not None:
+        for field in dtype.names:
+            problem = _problem(dtype[field])
+            if problem:
+                return f"field {field!r} is {_spell(dtype[field])}: {problem}"
+        return ""
+    if dtype.subdtype is not None:
+        return _problem(dtype.subdtype[0])
+    if not dtype.isnative:
+        return (
+            "its bytes are in the other order; "
+            f"convert it with astype({dtype.newbyteorder('=').str!r})"
+        )
+    match dtype.kind:
+        case "b" | "i" | "u" | "m" | "M":
+            return ""
+        case "f" if dtype.itemsize == 2:
+            return "no CPU computes in half precision; convert it with astype('<f4')"
+        case "f" if dtype.itemsize > 8:
+            return "Numba has no extended precision; convert it with astype('<f8')"
+        case "c" if dtype.itemsize > 16:
+            return "Numba has no extended precision; convert it with astype('<c16')"
+        case "f" | "c":
+            return ""
+        case "O":
+            return "it holds Python objects; convert it to numbers, for example astype('<f8')"
+        case "S" | "U" | "T":
+            return "kernels compute on numbers, not on text; encode it as integers"
+    return "it is raw bytes without fields; give them a type, for example view('u1')"
+
+
+def check_types(kernel: str, names: tuple[str, ...], types: tuple[ArgumentType, ...]) -> None:
+    """`check_dtype` for every argument."""
+    for name, declared in zip(names, types, strict=True):
+        if not isinstance(declared, TupleType):
+            check_dtype(name, declared.dtype, kernel=kernel)
+
+
+def describe(name: str, declared: ArgumentType) -> str:
+    """An argument and its type as a scientist reads them.
+
+    Examples
+    --------
+    >>> describe("t", ArrayType(np.dtype("f4"), 3, "C", mutable=False))
+    't: float32 array, 3 dimensions, read-only'
+    """
+    if isinstance(declared, TupleType):
+        return f"{name}: tuple of {declared.length} integers"
+    dtype = _spell(declared.dtype)
+    if not isinstance(declared, ArrayType):
+        return f"{name}: {dtype} number"
+    words = [f"{dtype} array", f"{declared.ndim} dimension{'' if declared.ndim == 1 else 's'}"]
+    if declared.layout != "C":
+        words.append("Fortran order" if declared.layout == "F" else "strided")
+    if not declared.mutable:
+        words.append("read-only")
+    return f"{name}: {', '.join(words)}"
+
+
+def numba_type(declared: ArgumentType) -> Any:
+    """The same type in Numba's terms; imports Numba."""
+    import numba
+    from numba.core import types
+
+    if isinstance(declared, TupleType):
+        return types.UniTuple(types.int64, declared.length)
+    element = numba.from_dtype(declared.dtype)
+    if not isinstance(declared, ArrayType):
+        return element
+    return types.Array(element, declared.ndim, declared.layout, readonly=not declared.mutable)

@@ -1,0 +1,200 @@
+"""Making array files: complete under their name or not there at all, disk reserved up front.
+
+::
+
+    header + reserved blocks ──► temporary name ──┬──► link     (fails if the name is taken)
+                                                  └──► rename   (overwrite=True)
+
+A file that exists is never opened for writing here: who has it mapped keeps the old one,
+whereas to truncate it would be a SIGBUS for them at their next touch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from hyperslab.array_file import checked_nbytes, checked_order, checked_shape, expanded, text_path
+from hyperslab.errors import ArrayFileError
+from hyperslab.npy import checked_dtype, encode_header
+
+__all__ = ["create_file"]
+
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
+"""What file systems without hard links answer."""
+
+_NO_RESERVATION = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+"""What a C library answers that leaves it to the program to write zeros."""
+
+
+def create_file(
+    path: str | os.PathLike[str],
+    shape: int | Iterable[int],
+    dtype: Any,
+    *,
+    order: str = "C",
+    overwrite: bool = False,
+    sparse: bool = False,
+) -> str:
+    """Make a ``.npy`` file of zeros and return its absolute path.
+
+    Raises
+    ------
+    ArrayFileError
+        It exists, cannot be made there, or does not fit on the disk. No file is left, and an
+        existing one is as it was.
+    """
+    name = text_path(path)
+    checked_order(order)
+    element, lengths = expanded(
+        checked_dtype(dtype, f"the array for {name!r}"), checked_shape(shape, repr(name))
+    )
+    header = encode_header(lengths, element, order)
+    size = len(header) + checked_nbytes(lengths, element, repr(name))
+    # Replacing goes to where a link leads, as opening for writing would; a new name must be free,
+    # even of a link that leads nowhere.
+    target = os.path.realpath(name) if overwrite else name
+    mode = _checked_target(name, target, overwrite)
+    # Short, whatever the name's length: a file system's limit is usually 255 bytes.
+    temporary = Path(target).parent / f".hyperslab-{secrets.token_hex(8)}.tmp"
+    try:
+        _fill(temporary, header, size, sparse, mode)
+        if overwrite:
+            temporary.replace(target)
+        else:
+            _link(temporary, Path(target))
+    except FileExistsError:
+        raise _exists(name) from None
+    except OSError as error:
+        temporary.unlink(missing_ok=True)  # now, so that the message tells what is available
+        raise _cannot_create(name, size, sparse, error) from None
+    finally:
+        # Also on Ctrl-C, and after a link, which leaves the file two names.
+        temporary.unlink(missing_ok=True)
+    return name
+
+
+def _checked_target(name: str, target: str, overwrite: bool) -> int | None:
+    """The permissions of the file that will be replaced; None if there is none."""
+    try:
+        status = os.lstat(target)
+    except FileNotFoundError:
+        if not Path(target).parent.is_dir():
+            raise ArrayFileError(
+                f"{name!r} cannot be made: the directory {str(Path(target).parent)!r} does not "
+                "exist; make it first"
+            ) from None
+        return None
+    except (OSError, ValueError) as error:
+        raise ArrayFileError(
+            f"{name!r} cannot be made ({getattr(error, 'strerror', None) or error}); check the path"
+        ) from None
+    if overwrite and not stat.S_ISREG(status.st_mode):
+        raise ArrayFileError(
+            f"{name!r} is a directory, a pipe or a device, which overwrite=True does not replace; "
+            "give another name"
+        )
+    if not overwrite:
+        raise _exists(name)
+    if not os.access(target, os.W_OK):
+        # A rename would ask the directory only, and take no notice of it.
+        raise ArrayFileError(
+            f"{name!r} is write-protected, and overwrite=True does not go around that; change its "
+            "permissions, or choose another name"
+        )
+    return stat.S_IMODE(status.st_mode)
+
+
+def _fill(path: Path, header: bytes, size: int, sparse: bool, mode: int | None) -> None:
+    """Make the file under its temporary name: header, and blocks for the rest."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    fd = os.open(path, flags, 0o666)  # less the umask
+    try:
+        if mode is not None:
+            os.fchmod(fd, mode)
+        if sparse:
+            os.ftruncate(fd, size)
+        else:
+            _reserve(fd, size)
+        written = os.pwrite(fd, header, 0)
+        if written != len(header):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    finally:
+        os.close(fd)
+
+
+def _reserve(fd: int, size: int) -> None:
+    # Asked first, because a reservation that fails has by then taken what there was, and
+    # other programs meet a full disk in the meantime.
+    room = os.fstatvfs(fd)
+    if room.f_blocks and size > room.f_bavail * room.f_frsize:  # no blocks: no limit is told
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    try:
+        os.posix_fallocate(fd, 0, size)
+    except OSError as error:
+        if error.errno not in _NO_RESERVATION:
+            raise
+        # glibc emulates what the file system lacks; other C libraries do not.
+        zeros = memoryview(bytes(2**20))
+        position = 0
+        while position < size:
+            position += os.pwrite(fd, zeros[: size - position], position)
+
+
+def _link(temporary: Path, target: Path) -> None:
+    """Give the file its name, unless something has that name already."""
+    try:
+        target.hardlink_to(temporary)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        # Without hard links the name is claimed by an empty file first: for a moment others
+        # see that, but of two creators still only one gets the name.
+        os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
+        try:
+            temporary.replace(target)
+        except BaseException:
+            target.unlink(missing_ok=True)
+            raise
+
+
+def _exists(name: str) -> ArrayFileError:
+    return ArrayFileError(
+        f"{name!r} exists already; give overwrite=True to replace it, open it with mode='r+' to "
+        "write into it, or choose another name"
+    )
+
+
+def _cannot_create(name: str, size: int, sparse: bool, error: OSError) -> ArrayFileError:
+    directory = str(Path(name).parent)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        available = "unknown"
+        with contextlib.suppress(OSError):
+            room = os.statvfs(directory)
+            available = f"{room.f_bavail * room.f_frsize:,} bytes"
+        remedy = (
+            f"it needs {size:,} bytes and {available} are available in {directory!r} "
+            f"({'your quota may be lower' if error.errno == errno.EDQUOT else 'less any quota'})."
+            " Free some space, or create it on another disk"
+        )
+        if not sparse:
+            remedy += "; sparse=True takes space only for what is written, at the risk of a full "
+            remedy += "disk later"
+    elif error.errno == errno.EFBIG:
+        remedy = (
+            f"it needs {size:,} bytes, more than one file may have here; raise the limit with "
+            "'ulimit -f unlimited', or use a file system for larger files"
+        )
+    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        remedy = f"you may not write in {directory!r}; choose another directory"
+    elif error.errno == errno.ENAMETOOLONG:
+        remedy = "choose a shorter name"
+    else:
+        remedy = f"check the disk and the directory {directory!r}"
+    return ArrayFileError(f"{name!r} cannot be made ({error.strerror}): {remedy}")

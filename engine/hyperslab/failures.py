@@ -1,0 +1,146 @@
+"""Turns what came back from a worker into an error that a scientist understands."""
+
+from __future__ import annotations
+
+import linecache
+import re
+from collections.abc import Sequence
+from typing import NoReturn
+
+from hyperslab.errors import (
+    ArrayFileError,
+    HyperslabError,
+    JobInterrupted,
+    KernelError,
+    LockTimeout,
+    WorkerLost,
+)
+from hyperslab.plan import Plan
+from hyperslab.pool import Death
+from hyperslab_workers.access import Access, Privilege
+from hyperslab_workers.box import Box
+from hyperslab_workers.kernel import ArrayType
+from hyperslab_workers.task import Failure
+
+__all__ = ["lost", "raise_failure"]
+
+
+def raise_failure(failure: Failure, plan: Plan) -> NoReturn:
+    """Raise the error that a failure stands for."""
+    name = plan.kernel.name
+    box = plan.grid.box(failure.region) if failure.region is not None else None
+    where = f" in region {box}" if box is not None else ""
+    match failure.kind:
+        case "kernel":
+            raise KernelError(
+                f"kernel {name} raised {failure.type_name}{where}: {failure.message}"
+                + _source(failure.traceback)
+                + _arguments(plan, box)
+                + _kernel_hint(failure),
+                kernel=name,
+                region=str(box) if box is not None else None,
+            )
+        case "file":
+            raise ArrayFileError(f"kernel {name}{where}: {failure.message}")
+        case "lock":
+            raise LockTimeout(f"kernel {name}{where}: {failure.message}")
+        case "memory":
+            raise HyperslabError(
+                f"a worker ran out of memory in kernel {name}{where} ({failure.message}): lower "
+                "workers=, or give smaller regions with region="
+            )
+        case "interrupted":
+            raise JobInterrupted(f"kernel {name} was interrupted{where}")
+        case _:
+            error = HyperslabError(
+                f"a worker failed in kernel {name}{where}: {failure.type_name}: {failure.message}"
+            )
+            if failure.traceback:
+                error.add_note("In the worker:\n" + failure.traceback)
+            raise error
+
+
+def lost(
+    plan: Plan,
+    death: Death,
+    spans: Sequence[tuple[int, int]],
+    *,
+    times: int = 1,
+    replaceable: bool = True,
+) -> WorkerLost:
+    """The error for workers that died, with what they were doing."""
+    boxes = tuple(_box_words(plan, start, stop) for start, stop in spans)
+    doing = f" while working on {'; '.join(boxes)}" if boxes else ""
+    by = f" by {death.signal}" if death.signal else ""
+    parts = [f"a worker of kernel {plan.kernel.name} was killed{by}{doing}", death.cause]
+    if spans:
+        parts.extend(_offsets(plan, spans[0][0]))
+    if times > 1:
+        parts.append(
+            f"it happened {times} times at this region, the last time with nothing else running, "
+            "so the region is given up; run it alone with executor='serial' to look into it"
+        )
+    elif not replaceable:
+        parts.append("the executor is the caller's and cannot be restarted from here")
+    else:
+        changed = ", ".join(
+            f"{a.name} ({a.array.path})"
+            for a in plan.accesses
+            if a.privilege in (Privilege.UPDATE, Privilege.ACCUMULATE)
+        )
+        parts.append(
+            f"these regions of {changed} may be changed in part and running them again could "
+            "change them twice: restore them from their source, or write to a second file, which "
+            "can always be run again"
+        )
+    return WorkerLost("; ".join(parts), signal=death.signal, regions=boxes)
+
+
+def _box_words(plan: Plan, start: int, stop: int) -> str:
+    first = plan.grid.box(start)
+    if stop - start == 1:
+        return f"region {first}"
+    return f"regions {first} to {plan.grid.box(stop - 1)}"
+
+
+def _offsets(plan: Plan, region: int) -> list[str]:
+    """Where in the files a region lies."""
+    words = []
+    for access in plan.accesses:
+        if any(axis is not None for axis in access.axes):
+            bounds = Box.of_shape(access.array.shape)
+            box = access.box(plan.grid.box(region)).intersect(bounds)
+            first, last = access.array.extent(box)
+            words.append(f"{access.name}: bytes {first} to {last} of {access.array.path}")
+    return words
+
+
+def _source(place: str) -> str:
+    """The place in the kernel, with the line itself where the file can be read."""
+    if not place:
+        return ""
+    text = f"\n  {place}"
+    match = re.match(r'File "(.*)", line (\d+)', place)
+    if match and (line := linecache.getline(match[1], int(match[2])).strip()):
+        text += f"\n    {line}"
+    return text
+
+
+def _arguments(plan: Plan, box: Box | None) -> str:
+    """What the kernel was called with in that region."""
+    words = []
+    for argument, kind in zip(plan.arguments, plan.types, strict=True):
+        if isinstance(argument, Access) and isinstance(kind, ArrayType) and box is not None:
+            shape = argument.box(box).shape if argument.op is None else argument.array.shape
+            readonly = ", read-only" if not kind.mutable else ""
+            words.append(f"{argument.name}: {kind.dtype} {shape}{readonly}")
+    return f"\n  called with {'; '.join(words)}" if words else ""
+
+
+def _kernel_hint(failure: Failure) -> str:
+    if failure.type_name != "IndexError":
+        return ""
+    return (
+        "\n  A kernel sees one region at a time: index within the shapes above, and declare "
+        "neighbours with hs.read(…, halo=…)."
+    )

@@ -1,0 +1,120 @@
+"""How much memory a job may use: what was asked for, or what the system allows."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+__all__ = ["WORKER_BYTES", "Budget", "budget", "human_bytes"]
+
+WORKER_BYTES = 60 * 10**6
+"""What an idle worker takes by itself: the interpreter, NumPy and the machine-code loader."""
+
+_SHARE = 0.8
+"""Part of the system's free memory a job may plan with; the rest is for the page cache,
+through which all file data moves, and for everybody else."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """A limit on the private memory of all workers of a job together."""
+
+    limit: int
+    """Bytes."""
+
+    source: str
+    """Where the limit comes from, in words for a message."""
+
+
+def budget(memory: int | None, workers: int, root: Path = Path("/")) -> Budget:
+    """The memory budget of a job.
+
+    A budget the user gave counts what jobs allocate; from what the system has free, the idle
+    workers are taken off first.
+
+    Parameters
+    ----------
+    memory : int or None
+        Bytes the user allows; None for what the system allows: the smaller of free RAM and
+        what the control group (cgroup v1 or v2) leaves.
+    workers : int
+        Number of worker processes.
+    root : Path
+        Root of the file system, for tests.
+    """
+    if memory is not None:
+        return Budget(memory, f"memory={human_bytes(memory)}")
+    free, source = psutil.virtual_memory().available, "free RAM"
+    group = _cgroup_free(root)
+    if group is not None and group < free:
+        free, source = group, "the control group's limit (cgroup)"
+    allowed = max(int(free * _SHARE) - workers * WORKER_BYTES, 0)
+    return Budget(allowed, f"{_SHARE:.0%} of {source}, {human_bytes(free)}, less idle workers")
+
+
+def _cgroup_free(root: Path) -> int | None:
+    """Bytes this process's control groups leave, page cache counted as free; None: no limit."""
+    left: list[int] = []
+    for directory, limit_name, usage_name, cache_key in _cgroup_files(root):
+        with contextlib.suppress(OSError, ValueError):
+            limit_text = (directory / limit_name).read_text().strip()
+            # v2 says "max" for no limit, v1 a number near 2**63.
+            if limit_text == "max" or (limit := int(limit_text)) > 2**60:
+                continue
+            usage = cache = 0
+            with contextlib.suppress(OSError, ValueError):
+                usage = int((directory / usage_name).read_text())
+                # File pages count against the group, but are given back when memory is short.
+                for line in (directory / "memory.stat").read_text().splitlines():
+                    key, _, value = line.partition(" ")
+                    if key == cache_key:
+                        cache = int(value)
+            left.append(max(limit - max(usage - cache, 0), 0))
+    return min(left, default=None)
+
+
+def _cgroup_files(root: Path) -> list[tuple[Path, str, str, str]]:
+    """Directories that may hold a limit for this process: its own group's and all above."""
+    found: list[tuple[Path, str, str, str]] = []
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return found
+    for line in lines:
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controllers == "":
+            base = root / "sys/fs/cgroup"
+            names = ("memory.max", "memory.current", "file")
+        elif "memory" in controllers.split(","):
+            base = root / "sys/fs/cgroup/memory"
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_cache")
+        else:
+            continue
+        group = base / path.lstrip("/")
+        while True:
+            found.append((group, *names))
+            if group == base or base not in group.parents:
+                break
+            group = group.parent
+        # Inside a container the path may be the host's: its own mount is the base then.
+        found.append((base, *names))
+    return found
+
+
+def human_bytes(count: float) -> str:
+    """Bytes in words: decimal units, three figures.
+
+    Examples
+    --------
+    >>> human_bytes(2129264640), human_bytes(12)
+    ('2.13 GB', '12 B')
+    """
+    for unit in ("B", "kB", "MB", "GB", "TB", "PB"):
+        if abs(count) < 1000 or unit == "PB":
+            return f"{count:.0f} B" if unit == "B" else f"{count:.3g} {unit}"
+        count /= 1000
+    raise AssertionError("unreachable")

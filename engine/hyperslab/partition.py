@@ -1,0 +1,283 @@
+"""How a domain is split: alignment of arrays, shape of regions, regions in a task.
+
+All of it is geometry. Neither the number of workers nor the memory budget has a say, because
+both would change where rounding happens: the same job gives the same bits on any machine.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hyperslab.errors import PlanError
+from hyperslab_workers.access import Access, Placement, Privilege
+from hyperslab_workers.box import Box, Grid
+
+__all__ = ["align", "choose_batch", "choose_region", "region_cost", "split_axes"]
+
+BUFFERED_TARGET = 2 * 2**20
+"""Bytes of private buffers a region: they should stay in a core's own cache between the
+kernel that fills them and the system call that takes them to the file."""
+
+TOUCHED_TARGET = 16 * 2**20
+"""Bytes of all arrays a region: large enough that a region's fixed cost does not count."""
+
+TASK_TARGET = 32 * 2**20
+"""Bytes a task, some ten milliseconds of a memory-bound kernel."""
+
+TASKS = 64
+"""Tasks that a job is split into as long as they stay below the target: enough that the last
+one running does not leave the other workers idle for long."""
+
+SMALLEST_TASK = 256 * 2**10
+"""Bytes below which a task is not worth sending."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Cost:
+    """Bytes that a region of some shape costs."""
+
+    touched: int
+    buffered: int
+
+
+def align(
+    shape: tuple[int, ...],
+    domain: tuple[int, ...],
+    axes: tuple[int | None, ...] | None,
+    name: str,
+) -> tuple[int | None, ...]:
+    """The domain axis that each axis of an array follows; None for one shown whole.
+
+    Without `axes` the last axes line up, as NumPy broadcasts; an axis of length 1 and leading
+    axes that the domain lacks are shown whole.
+
+    Raises
+    ------
+    PlanError
+        Lengths that do not agree.
+
+    Examples
+    --------
+    >>> align((361, 720), (2048, 361, 720), None, "clim")
+    (1, 2)
+    """
+    remedy = (
+        f"give axes= to say which domain axis each axis of {name} follows, whole=True to show "
+        "all of it to every task, or over= to name another domain"
+    )
+    if axes is None:
+        first = len(domain) - len(shape)
+        axes = tuple(first + i if first + i >= 0 else None for i in range(len(shape)))
+        # A length of 1 stretches over any domain axis.
+        axes = tuple(
+            None if axis is not None and n == 1 != domain[axis] else axis
+            for n, axis in zip(shape, axes, strict=True)
+        )
+    else:
+        for axis in axes:
+            if axis is not None and not -len(domain) <= axis < len(domain):
+                raise PlanError(
+                    f"argument {name}: axes={axes} names axis {axis} of a domain with "
+                    f"{len(domain)} axes"
+                )
+        axes = tuple(None if axis is None else axis % len(domain) for axis in axes)
+        named = [axis for axis in axes if axis is not None]
+        if len(set(named)) != len(named):
+            raise PlanError(f"argument {name}: axes={axes} names a domain axis twice")
+        axes = tuple(
+            None if axis is not None and n == 1 != domain[axis] else axis
+            for n, axis in zip(shape, axes, strict=True)
+        )
+    for n, axis in zip(shape, axes, strict=True):
+        if axis is not None and n != domain[axis]:
+            raise PlanError(
+                f"argument {name} has shape {shape}, which does not line up with the domain "
+                f"{domain}: length {n} meets length {domain[axis]} of domain axis {axis}; {remedy}"
+            )
+    return axes
+
+
+def split_axes(domain: tuple[int, ...], accesses: Sequence[Access]) -> frozenset[int]:
+    """The domain axes that may be split.
+
+    An array that is written and does not follow an axis would be written once for every part
+    of it: such an axis stays whole.
+    """
+    allowed = set(range(len(domain)))
+    for access in accesses:
+        if access.privilege in (Privilege.WRITE, Privilege.UPDATE):
+            allowed &= {axis for axis in access.axes if axis is not None}
+    return frozenset(allowed)
+
+
+def is_buffered(access: Access) -> bool:
+    """Whether a region of this access lives in private memory."""
+    if access.privilege is Privilege.READ:
+        return access.has_halo and access.boundary != "clip"
+    return access.placement is not Placement.DIRECT and access.placement is not Placement.PRIVATE
+
+
+def region_cost(accesses: Sequence[Access], region: tuple[int, ...]) -> _Cost:
+    """Bytes touched and bytes buffered for one region of that shape.
+
+    Arrays that follow no domain axis cost the same for every shape and are left out.
+    """
+    touched = buffered = 0
+    for access in accesses:
+        if all(axis is None for axis in access.axes):
+            continue
+        size = access.array.dtype.itemsize
+        for n, axis, (before, after) in zip(
+            access.array.shape, access.axes, access.halo, strict=True
+        ):
+            size *= (n if axis is None else region[axis]) + before + after
+        touched += size
+        if is_buffered(access):
+            buffered += size
+    return _Cost(touched, buffered)
+
+
+def choose_region(
+    domain: tuple[int, ...],
+    accesses: Sequence[Access],
+    splittable: frozenset[int],
+    primary: Access | None,
+) -> tuple[int, ...]:
+    """The shape of a region, from the geometry of the arrays alone.
+
+    Axes are filled from the one that is fastest in the primary array's file to the slowest
+    until a target is met, so that regions are long contiguous runs.
+    """
+    region = [1 if axis in splittable else max(n, 1) for axis, n in enumerate(domain)]
+    for axis in _fastest_first(domain, primary):
+        if axis not in splittable or domain[axis] <= 1:
+            continue
+        length = min(_largest(accesses, region, axis), domain[axis])
+        if length < domain[axis]:
+            region[axis] = _even(length, domain[axis], _page_unit(primary, axis))
+            break
+        region[axis] = length
+    return tuple(region)
+
+
+def checked_region(
+    wanted: int | Sequence[int | None], domain: tuple[int, ...], splittable: frozenset[int]
+) -> tuple[int, ...]:
+    """A region shape given by the user; None and -1 mean the whole axis.
+
+    Raises
+    ------
+    PlanError
+        A wrong number of axes, a length below 1, or a split of an axis that has to stay whole.
+    """
+    entries = (wanted,) if isinstance(wanted, int) else tuple(wanted)
+    if len(entries) != len(domain):
+        raise PlanError(
+            f"region={wanted!r} has {len(entries)} entries and the domain {domain} has "
+            f"{len(domain)} axes: give a length for each, None for a whole axis"
+        )
+    region = []
+    for axis, (entry, n) in enumerate(zip(entries, domain, strict=True)):
+        length = max(n, 1) if entry is None or entry == -1 else entry
+        if isinstance(length, bool) or not hasattr(length, "__index__") or length < 1:
+            raise PlanError(f"region={wanted!r}: lengths are whole numbers, at least 1")
+        length = min(length.__index__(), max(n, 1))
+        if axis not in splittable and length < n:
+            raise PlanError(
+                f"region={wanted!r} splits domain axis {axis}, which a written argument does not "
+                f"follow: it would be written several times; give None for axis {axis}"
+            )
+        region.append(length)
+    return tuple(region)
+
+
+def choose_batch(grid: Grid, accesses: Sequence[Access], footprints: int) -> int:
+    """Consecutive regions in one task.
+
+    It is part of the geometry, because a task's private accumulation runs over all of its
+    regions before it is merged.
+    """
+    count = len(grid)
+    if count == 0:
+        return 1
+    touched = max(region_cost(accesses, grid.region).touched, 1)
+    target = min(max(touched * count // TASKS, SMALLEST_TASK), TASK_TARGET)
+    # Merging a partial should cost little beside computing it.
+    private = sum(a.array.nbytes for a in accesses if a.placement is Placement.PRIVATE)
+    target = max(target, 4 * private)
+    batch = max(1, target // touched)
+    if footprints:
+        # Their boxes travel in the task, which is to stay below 4 KB.
+        batch = min(batch, max(1, 16 // footprints))
+    return min(batch, count)
+
+
+def representatives(grid: Grid) -> list[Box]:
+    """One region of every kind: first, inner and last along each axis."""
+    import itertools
+
+    positions = [sorted({0, min(1, n - 1), n - 1}) for n in grid.counts]
+    boxes = []
+    for place in itertools.product(*positions):
+        index = 0
+        for position, n in zip(place, grid.counts, strict=True):
+            index = index * n + position
+        boxes.append(grid.box(index))
+    return boxes
+
+
+def _fastest_first(domain: tuple[int, ...], primary: Access | None) -> list[int]:
+    """Domain axes by the distance between neighbours in the primary array's file."""
+    distance = dict.fromkeys(range(len(domain)), math.inf)
+    if primary is not None:
+        for stride, axis in zip(primary.array.strides, primary.axes, strict=True):
+            if axis is not None:
+                distance[axis] = abs(stride)
+    # Axes of one distance (length 1, or not followed): later ones are faster, as in C order.
+    return sorted(range(len(domain)), key=lambda axis: (distance[axis], -axis))
+
+
+def _largest(accesses: Sequence[Access], region: Sequence[int], axis: int) -> int:
+    """The most elements along `axis` that keep a region below both targets."""
+
+    def cost(length: int) -> _Cost:
+        shape = list(region)
+        shape[axis] = length
+        return region_cost(accesses, tuple(shape))
+
+    # Cost is linear in one length: two points give the line.
+    one, two = cost(1), cost(2)
+    best = 2**62
+    for target, first, second in (
+        (TOUCHED_TARGET, one.touched, two.touched),
+        (BUFFERED_TARGET, one.buffered, two.buffered),
+    ):
+        step = second - first
+        if step > 0:
+            best = min(best, max(1, 1 + (target - first) // step))
+    return best
+
+
+def _page_unit(primary: Access | None, axis: int) -> int:
+    """Elements along `axis` after which the primary array is back on a page boundary."""
+    if primary is None:
+        return 1
+    for stride, followed in zip(primary.array.strides, primary.axes, strict=True):
+        if followed == axis and stride:
+            return mmap.PAGESIZE // math.gcd(mmap.PAGESIZE, abs(stride))
+    return 1
+
+
+def _even(length: int, total: int, unit: int) -> int:
+    """A little less than `length`: a multiple of `unit`, or equal parts of `total`.
+
+    Page-aligned regions never share a page between two workers; where a page is too coarse
+    for that, equal parts leave no small remainder at the end.
+    """
+    if length >= 8 * unit > 8:
+        return length // unit * unit
+    parts = -(-total // length)
+    return -(-total // parts)

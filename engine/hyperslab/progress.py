@@ -1,0 +1,154 @@
+"""Progress of a running job: a bar on a terminal, log lines elsewhere, or silence."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from typing import Any, Protocol
+
+from hyperslab.memory import human_bytes
+from hyperslab.settings import Progress
+
+__all__ = ["ProgressDisplay", "make_progress"]
+
+_PATIENCE = 0.5
+"""Seconds a job may take before anything is shown: short jobs would only flicker."""
+
+_LOG_EVERY = 10.0
+"""Seconds between log lines where there is no terminal."""
+
+_log = logging.getLogger("hyperslab")
+
+
+class ProgressDisplay(Protocol):
+    """What the coordinator tells while it waits."""
+
+    def update(self, regions: int) -> None:
+        """So many regions are finished."""
+
+    def close(self) -> None:
+        """The job is over."""
+
+
+class _Silent:
+    def update(self, regions: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class _Bar:
+    """rich's progress bar, made when the job has lasted long enough to want one."""
+
+    def __init__(self, name: str, regions: int, size: int, *, patience: float) -> None:
+        self._name = name
+        self._regions = regions
+        self._size = size
+        self._shown_from = time.monotonic() + patience
+        self._bar: Any = None
+        self._task: Any = None
+
+    def update(self, regions: int) -> None:
+        if self._bar is None:
+            if time.monotonic() < self._shown_from:
+                return
+            self._open()
+        done = regions / max(self._regions, 1)
+        self._bar.update(self._task, completed=done * self._size, regions=f"{regions:,}")
+
+    def _open(self) -> None:
+        # Imported here: it costs 60 ms, which a short job should not pay.
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[regions]}/{task.fields[of]} regions"),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=False,
+        )
+        self._bar.start()
+        self._task = self._bar.add_task(
+            self._name, total=max(self._size, 1), regions="0", of=f"{self._regions:,}"
+        )
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
+class _Lines:
+    """Log lines, through :mod:`logging` so that a batch script decides where they go."""
+
+    def __init__(self, name: str, regions: int, size: int, *, patience: float) -> None:
+        self._name = name
+        self._regions = regions
+        self._size = size
+        self._started = time.monotonic()
+        self._next = self._started + patience
+        self._shown = False
+
+    def update(self, regions: int) -> None:
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + _LOG_EVERY
+        if not self._shown:
+            self._shown = True
+            _ensure_handler()
+        elapsed = now - self._started
+        done = regions / max(self._regions, 1)
+        left = f"{elapsed * (1 - done) / done:.0f} s left" if done else "time left unknown"
+        _log.info(
+            "%s: %d of %d regions (%.0f %%), %s/s, %s",
+            self._name,
+            regions,
+            self._regions,
+            100 * done,
+            human_bytes(done * self._size / elapsed),
+            left,
+        )
+
+    def close(self) -> None:
+        if self._shown:
+            _log.info("%s: over after %.1f s", self._name, time.monotonic() - self._started)
+
+
+def make_progress(wanted: Progress, name: str, regions: int, size: int) -> ProgressDisplay:
+    """The display that fits the setting and the terminal.
+
+    Parameters
+    ----------
+    wanted : bool or "auto"
+        False for silence; "auto" for jobs of more than half a second; True at once.
+    name : str
+        Name of the job.
+    regions, size : int
+        What there is to do: regions, and bytes.
+    """
+    if wanted is False:
+        return _Silent()
+    patience = 0.0 if wanted is True else _PATIENCE
+    if sys.stderr is not None and sys.stderr.isatty():
+        return _Bar(name, regions, size, patience=patience)
+    return _Lines(name, regions, size, patience=patience)
+
+
+def _ensure_handler() -> None:
+    """Show the lines where the program set up no logging; where it did, that decides."""
+    if not _log.hasHandlers():
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(message)s"))
+        _log.addHandler(handler)
+        _log.setLevel(logging.INFO)

@@ -1,0 +1,94 @@
+"""The process's scratch directory: where jobs, machine code and scratch arrays live.
+
+One directory for each process and scratch root, made when it is first needed and removed at
+exit. A process that was killed cannot remove its own: its workers' watchdog does, and where
+they were killed too, the next process to use the same root sweeps it away. Whether a
+directory still has an owner is answered by a file lock, never by a process number, which
+the system may have given to somebody else since.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+import threading
+from pathlib import Path
+
+from hyperslab.errors import ArrayFileError
+
+__all__ = ["session_directory"]
+
+_PREFIX = "hyperslab-session-"
+_OWNER = "owner.lock"
+
+_lock = threading.Lock()
+_sessions: dict[tuple[int, str], tuple[Path, int]] = {}
+
+
+def session_directory(scratch: str | os.PathLike[str] | None = None) -> Path:
+    """The scratch directory of this process, below `scratch`.
+
+    Parameters
+    ----------
+    scratch : path, optional
+        Root; default ``HYPERSLAB_SCRATCH``, else the system's temporary directory.
+
+    Returns
+    -------
+    pathlib.Path
+        An existing directory that only this user can enter.
+
+    Raises
+    ------
+    ArrayFileError
+        The root does not exist or cannot be written.
+    """
+    root = os.fspath(scratch or os.environ.get("HYPERSLAB_SCRATCH") or tempfile.gettempdir())
+    root = os.path.realpath(root)
+    # The process number is part of the key: a forked child inherits the table but must not
+    # use, and above all not remove, its parent's directory.
+    key = (os.getpid(), root)
+    with _lock:
+        known = _sessions.get(key)
+        if known is not None and known[0].is_dir():
+            return known[0]
+        _sweep(root)
+        try:
+            directory = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getuid()}-", dir=root))
+        except OSError as error:
+            raise ArrayFileError(
+                f"no scratch directory can be made in {root!r} ({error.strerror}); give an "
+                "existing, writable directory with scratch= or HYPERSLAB_SCRATCH"
+            ) from None
+        owner = os.open(directory / _OWNER, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(owner, fcntl.LOCK_EX)
+        _sessions[key] = (directory, owner)
+        return directory
+
+
+def _sweep(root: str) -> None:
+    """Remove the directories of this user whose owner is gone."""
+    with contextlib.suppress(OSError):
+        for directory in Path(root).glob(f"{_PREFIX}{os.getuid()}-*"):
+            with contextlib.suppress(OSError):
+                # Without an owner file it is being made this moment, or it is no session.
+                fd = os.open(directory / _OWNER, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(directory, ignore_errors=True)
+                finally:
+                    os.close(fd)
+
+
+@atexit.register
+def _remove_own() -> None:
+    for (pid, _), (directory, owner) in list(_sessions.items()):
+        if pid == os.getpid():
+            shutil.rmtree(directory, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                os.close(owner)
+    _sessions.clear()

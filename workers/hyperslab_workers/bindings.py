@@ -1,0 +1,218 @@
+"""How each kind of argument is brought before the kernel, and back into its file.
+
+::
+
+    READ         the map itself ─────────────► kernel        (a padded copy where the halo
+                                                              reaches beyond the edges)
+    WRITE        zeroed buffer ──► kernel ──► pwrite
+    UPDATE       map ──► buffer ──► kernel ──► pwrite
+    ACCUMULATE   private: identity ──► kernel, over all regions of the task ──► partial
+                 merge:   identity ──► kernel ──► op into the file, under its write lock
+                 direct:  the map itself, writable, kernel under the write lock
+
+A binding belongs to one thread and one job; it keeps its buffer from region to region,
+because fresh memory costs a page fault for every 4 KiB of it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from hyperslab_workers import mapping
+from hyperslab_workers.access import Access, Placement, Privilege
+from hyperslab_workers.array_ref import ArrayRef
+from hyperslab_workers.box import Box
+from hyperslab_workers.reduction import OPERATIONS, identity
+from hyperslab_workers.task import Argument, Origin, Value
+
+__all__ = ["Binding", "PrivateBinding", "bind"]
+
+
+class Binding:
+    """One argument of one job: the base does nothing but pass a value."""
+
+    guards_region = False
+    """Whether the kernel itself must run under the file's lock."""
+
+    guards_commit = False
+    """Whether :meth:`commit` must run under the file's write lock."""
+
+    exclusive = False
+    """Whether the lock is the writer's."""
+
+    array: ArrayRef | None = None
+    """The array behind the argument, if it is one."""
+
+    box = Box((), ())
+    """The box of the array that the current region touches."""
+
+    def begin_task(self) -> None:
+        """Get ready for a task: the file may have been changed since the last one."""
+        if self.array is not None:
+            mapping.verify(self.array)
+
+    def locate(self, region: Box, footprint: Box | None) -> None:
+        """Set :attr:`box` for a region; nothing is read yet."""
+
+    def prepare(self, region: Box) -> Any:
+        """What the kernel is called with for that region."""
+        raise NotImplementedError
+
+    def commit(self) -> None:
+        """Bring what the kernel computed into the file."""
+
+
+class _Constant(Binding):
+    def __init__(self, value: Any) -> None:
+        if isinstance(value, np.ndarray):
+            value = value.view()
+            value.flags.writeable = False
+        self._value = value
+
+    def prepare(self, region: Box) -> Any:
+        return self._value
+
+
+class _Origin(Binding):
+    def prepare(self, region: Box) -> Any:
+        return region.lo
+
+
+class _ArrayBinding(Binding):
+    """An argument that lies in a file."""
+
+    def __init__(self, access: Access, order: str) -> None:
+        self.access = access
+        self.array: ArrayRef = access.array
+        self._order = order
+        self._memory = np.empty(0, np.uint8)
+        self.exclusive = access.privilege is not Privilege.READ
+        self.guards_region = access.guarded
+
+    def locate(self, region: Box, footprint: Box | None) -> None:
+        self.box = self.access.box(region)
+
+    def _buffer(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Uninitialised memory of that shape, the same for every region."""
+        dtype = self.array.dtype
+        size = dtype.itemsize
+        for length in shape:
+            size *= length
+        if self._memory.nbytes < size:
+            self._memory = np.empty(size, np.uint8)
+        return np.ndarray(shape, dtype, self._memory, order=self._order)  # type: ignore[call-overload,no-any-return]
+
+
+class _Read(_ArrayBinding):
+    def begin_task(self) -> None:
+        super().begin_task()
+        self._whole = mapping.view(self.array)
+        self._bounds = Box.of_shape(self.array.shape)
+
+    def prepare(self, region: Box) -> Any:
+        box = self.box
+        if not self.access.has_halo or self._bounds.contains(box):
+            return self._whole[box.slices]
+        padded = self._buffer(box.shape)
+        mapping.gather(self.array, box, self.access.boundary, padded)  # type: ignore[arg-type]
+        padded.flags.writeable = False
+        return padded
+
+
+class _Write(_ArrayBinding):
+    def prepare(self, region: Box) -> Any:
+        # Zeroed, although WRITE promises nothing about old values: what a kernel leaves out
+        # must not be whatever the worker computed before, or bits would depend on scheduling.
+        self._values = self._buffer(self.box.shape)
+        self._values.fill(0)
+        return self._values
+
+    def commit(self) -> None:
+        mapping.write_back(self.array, self.box, self._values)
+
+
+class _Update(_Write):
+    def begin_task(self) -> None:
+        super().begin_task()
+        self._whole = mapping.view(self.array)
+
+    def prepare(self, region: Box) -> Any:
+        self._values = self._buffer(self.box.shape)
+        np.copyto(self._values, self._whole[self.box.slices])
+        return self._values
+
+
+class PrivateBinding(_ArrayBinding):
+    """An accumulation into an array of the task's own."""
+
+    def begin_task(self) -> None:
+        super().begin_task()
+        # C order whatever the file's: partials are merged element by element.
+        self.values = self._buffer(self.array.shape)
+        assert self.access.op is not None
+        self.values.fill(identity(self.access.op, self.array.dtype))
+
+    def locate(self, region: Box, footprint: Box | None) -> None:
+        self.box = Box.of_shape(self.array.shape)
+
+    def prepare(self, region: Box) -> Any:
+        return self.values
+
+
+class _Merge(_ArrayBinding):
+    """An accumulation into a buffer of the region's own, merged under the lock."""
+
+    guards_commit = True
+
+    def locate(self, region: Box, footprint: Box | None) -> None:
+        self.box = footprint if footprint is not None else Box.of_shape(self.array.shape)
+
+    def prepare(self, region: Box) -> Any:
+        assert self.access.op is not None
+        self._values = self._buffer(self.box.shape)
+        self._values.fill(identity(self.access.op, self.array.dtype))
+        return self._values
+
+    def commit(self) -> None:
+        assert self.access.op is not None
+        target = mapping.view(self.array, self.box, writable=True)
+        # Stores into the map, no write-back buffer: under the lock nobody looks, and a
+        # worker that dies here leaves its slot in WRITING, which is reported.
+        OPERATIONS[self.access.op](target, self._values, out=target)
+
+
+class _Direct(_ArrayBinding):
+    """An accumulation by the kernel itself into the map, the kernel under the lock."""
+
+    def __init__(self, access: Access, order: str) -> None:
+        super().__init__(access, order)
+        self.guards_region = True
+
+    def locate(self, region: Box, footprint: Box | None) -> None:
+        self.box = Box.of_shape(self.array.shape)
+
+    def prepare(self, region: Box) -> Any:
+        return mapping.view(self.array, self.box, writable=True)
+
+
+def bind(argument: Argument, order: str) -> Binding:
+    """The binding for an argument; `order` is the memory order of private copies."""
+    if isinstance(argument, Value):
+        return _Constant(argument.value)
+    if isinstance(argument, Origin):
+        return _Origin()
+    match argument.privilege, argument.placement:
+        case Privilege.READ, _:
+            return _Read(argument, order)
+        case Privilege.WRITE, _:
+            return _Write(argument, order)
+        case Privilege.UPDATE, _:
+            return _Update(argument, order)
+        case _, Placement.PRIVATE:
+            return PrivateBinding(argument, "C")
+        case _, Placement.MERGE:
+            return _Merge(argument, order)
+        case _:
+            return _Direct(argument, order)

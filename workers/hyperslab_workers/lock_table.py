@@ -1,0 +1,222 @@
+"""The lock directories this process uses: one entry for each, however many use it.
+
+POSIX locks belong to the process, so that a second object on a lock file would drop the lock of
+the first: everything goes through this table.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import time
+from collections.abc import Iterable
+
+from hyperslab_workers.errors import HyperslabError, LockTimeout
+from hyperslab_workers.lock_directory import LockDirectory, sweep_root
+from hyperslab_workers.lock_root import default_lock_root
+from hyperslab_workers.lock_stripe import Stripe
+
+__all__ = ["InUse", "end_hold", "release", "release_all", "stripes_of", "sweep", "use"]
+
+
+class InUse:
+    """A lock directory this process uses, with the one object for each of its stripes."""
+
+    __slots__ = ("directory", "holders", "retained", "stripes")
+
+    def __init__(self, directory: LockDirectory) -> None:
+        self.directory = directory
+        self.stripes: dict[int, Stripe] = {}
+        self.holders: set[int] = set()  # Threads: a set, so that leaving twice does no harm.
+        self.retained = 0
+
+    def stripe(self, number: int) -> Stripe:
+        """The stripe of that number."""
+        stripe = self.stripes.get(number)
+        if stripe is None:
+            path = os.path.join(self.directory.path, f"{number:02d}")
+            # Atomic: two threads that come here together get the same object.
+            stripe = self.stripes.setdefault(number, Stripe(path, self.directory.file_mode))
+        return stripe
+
+    def stripes_of(self, extent: tuple[int, int]) -> range:
+        """The stripes that the bytes ``[first, last)`` touch, in the layout in force."""
+        return stripes_of(extent, self.directory.stripes, self.directory.stripe_bytes)
+
+    def close(self) -> None:
+        """Close all lock files."""
+        for stripe in self.stripes.values():
+            stripe.close()
+
+
+_table: dict[str, InUse] = {}
+_table_lock = threading.RLock()
+_swept: set[str] = set()
+
+
+def stripes_of(extent: tuple[int, int], stripes: int, stripe_bytes: int) -> range:
+    """The stripes that the bytes ``[first, last)`` touch; the last one has no end."""
+    first, last = extent
+    if first >= last:
+        return range(0)
+    end = stripes - 1
+    return range(min(first // stripe_bytes, end), min((last - 1) // stripe_bytes, end) + 1)
+
+
+def use(
+    directory: str,
+    stripes: int,
+    stripe_bytes: int,
+    holder: int | None = None,
+    deadline: float | None = None,
+) -> InUse:
+    """Use a lock directory: for the thread `holder` until :func:`end_hold`, or else retained.
+
+    A directory that a holder is the first to use is retained as well.
+
+    Parameters
+    ----------
+    directory : str
+        Absolute path without symbolic links.
+    stripes, stripe_bytes : int
+        The layout, if the directory does not exist yet.
+    holder : int, optional
+        Identifier of the thread that will hold stripes of it.
+    deadline : float, optional
+        Of ``time.monotonic``.
+    """
+    # Others make or remove the directory in well under a second: that much is granted to a
+    # timeout of 0 too, which would otherwise fail on a lock that nobody holds.
+    limit = None if deadline is None else max(deadline, time.monotonic() + 1.0)
+    while True:
+        with _table_lock:
+            used = _table.get(directory)
+            if used is None:
+                used = _open(directory, stripes, stripe_bytes, retained=int(holder is not None))
+            if used is not None:
+                if holder is None:
+                    used.retained += 1
+                else:
+                    used.holders.add(holder)
+                return used
+        if limit is not None and time.monotonic() >= limit:
+            raise LockTimeout(
+                f"the lock directory {directory} was being made or removed by another process for"
+                " over a second. Raise timeout=, or look for a process that was stopped"
+            )
+        time.sleep(0.0002)
+
+
+def end_hold(directories: Iterable[str], holder: int) -> None:
+    """The thread `holder` holds nothing more of these directories; harmless if repeated."""
+    with _table_lock:
+        for directory in directories:
+            used = _table.get(directory)
+            if used is not None:
+                used.holders.discard(holder)
+                _leave_if_idle(used)
+
+
+def release(directory: str) -> None:
+    """Undo one retaining :func:`use`; does nothing if the directory is not retained."""
+    with _table_lock:
+        used = _table.get(directory)
+        if used is not None:
+            used.retained = max(used.retained - 1, 0)
+            _leave_if_idle(used)
+
+
+def release_all(timeout: float = 0.0) -> bool:
+    """Give up all lock directories of this process; called at exit.
+
+    A directory of which a thread holds a stripe is given up when that hold ends. A process that
+    is about to end without Python's exit (``os._exit``) calls this first, with a timeout.
+
+    Parameters
+    ----------
+    timeout : float
+        Seconds to wait for such threads.
+
+    Returns
+    -------
+    bool
+        Whether nothing is in use any more.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        with _table_lock:
+            for used in list(_table.values()):
+                used.retained = 0
+                _leave_if_idle(used)
+            if not _table:
+                return True
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.001)
+
+
+def sweep(root: str | None = None) -> int:
+    """Remove lock directories left by processes that were killed; never one in use.
+
+    Each process does this by itself when it first uses a lock root.
+
+    Parameters
+    ----------
+    root : str, optional
+        Directory of the lock directories, default :func:`default_lock_root`.
+
+    Returns
+    -------
+    int
+        How many were removed.
+    """
+    root = default_lock_root() if root is None else os.path.realpath(root)
+    with _table_lock:
+        return sweep_root(root, keep=_table)
+
+
+def _open(directory: str, stripes: int, stripe_bytes: int, retained: int) -> InUse | None:
+    root = os.path.split(directory)[0]
+    if root not in _swept:
+        _swept.add(root)
+        sweep_root(root, keep=_table)
+    try:
+        entered = LockDirectory.enter(directory, stripes, stripe_bytes)
+    except OSError as error:
+        raise HyperslabError(
+            f"the lock directory {directory} cannot be used: {error}. Set HYPERSLAB_LOCK_DIR (or"
+            " lock_dir=) to a directory on a local disk that you may write to"
+        ) from error
+    if entered is None:
+        return None
+    used = _table[directory] = InUse(entered)
+    used.retained = retained
+    return used
+
+
+def _leave_if_idle(used: InUse) -> None:
+    if not used.retained and not used.holders:
+        used.close()
+        used.directory.leave()
+        _table.pop(used.directory.path, None)
+
+
+def _forget_after_fork() -> None:
+    """Start anew in a forked child: locks are not inherited, and copied mutexes may be shut."""
+    global _table_lock
+    _table_lock = threading.RLock()
+    for used in _table.values():
+        used.close()
+        used.directory.abandon()
+    _table.clear()
+
+
+# The table is locked during a fork, so that the child does not get a half-made entry whose open
+# files it could not close.
+os.register_at_fork(
+    before=lambda: _table_lock.acquire(),
+    after_in_parent=lambda: _table_lock.release(),
+    after_in_child=_forget_after_fork,
+)
+atexit.register(release_all)

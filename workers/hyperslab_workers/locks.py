@@ -1,0 +1,296 @@
+"""Striped reader-writer locks: exclusion between all threads of all processes of a machine.
+
+The bytes of a file are divided into stripes, each with a lock of its own, so that tasks that
+touch different parts do not wait for each other. A task takes everything it needs, of all
+files, in one ordered call, which is why no two tasks can wait for each other in a circle::
+
+    with lock_for(ref).hold(extents_write=[ref.extent(box)], timeout=5.0):
+        ...
+
+A lock says who may touch the bytes now. It says nothing about their state: when a holder is
+killed its lock is free at once, and what it had half written stays half written.
+
+Rooms: ``lock_root`` (where locks live), ``lock_directory`` (life of one file's directory),
+``lock_stripe`` (one stripe), ``lock_table`` (what this process uses); here is what others call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from hyperslab_workers.array_ref import ArrayRef
+from hyperslab_workers.errors import HyperslabError, LockTimeout
+from hyperslab_workers.lock_root import default_lock_root, probe
+from hyperslab_workers.lock_stripe import Claim
+from hyperslab_workers.lock_table import (
+    InUse,
+    end_hold,
+    release,
+    release_all,
+    stripes_of,
+    sweep,
+    use,
+)
+
+__all__ = [
+    "Extent",
+    "Guard",
+    "StripedLock",
+    "default_lock_root",
+    "hold_all",
+    "lock_for",
+    "probe",
+    "release_all",
+    "sweep",
+]
+
+Extent = tuple[int, int]
+"""Bytes ``[first, last)`` of a file."""
+
+# What each thread inside a block holds, for the message that refuses a second block.
+_holding: dict[int, str] = {}
+
+_STRIPES = 64
+_LEAST_STRIPE = 64 * 1024
+_PAGE = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class StripedLock:
+    """The reader-writer lock of one file. A value: it may be copied and pickled freely.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> with tempfile.TemporaryDirectory() as root:
+    ...     lock = StripedLock(os.path.join(root, "1-2"), "t2m.npy", stripe_bytes=65536)
+    ...     with lock.registered(), lock.hold(extents_write=[(0, 100_000)], timeout=1.0):
+    ...         print(os.listdir(root))
+    ...     print(os.listdir(root))
+    ['1-2']
+    []
+    """
+
+    directory: str
+    """Absolute path of its lock directory."""
+
+    path: str
+    """The data file, for messages."""
+
+    stripe_bytes: int
+    """Bytes of the file in one stripe; the last stripe has all that follows as well."""
+
+    stripes: int = _STRIPES
+    """Number of stripes."""
+
+    def stripes_of(self, extent: Extent) -> range:
+        """The stripes that the bytes ``[first, last)`` touch; none for an empty extent.
+
+        Examples
+        --------
+        >>> lock = StripedLock("/tmp/locks/1-2", "t2m.npy", stripe_bytes=65536)
+        >>> lock.stripes_of((65_000, 70_000)), lock.stripes_of((5, 5))
+        (range(0, 2), range(0, 0))
+        """
+        return stripes_of(extent, self.stripes, self.stripe_bytes)
+
+    def hold(
+        self,
+        extents_read: Iterable[Extent] = (),
+        extents_write: Iterable[Extent] = (),
+        timeout: float | None = None,
+    ) -> contextlib.AbstractContextManager[None]:
+        """Hold the stripes of these bytes during a ``with`` block.
+
+        Parameters
+        ----------
+        extents_read, extents_write : iterable of (int, int)
+            Byte ranges ``[first, last)``, shared with other readers or exclusively. A stripe that
+            is in both is held exclusively.
+        timeout : float, optional
+            Seconds to wait, for all of them together; None waits for ever.
+
+        Raises
+        ------
+        LockTimeout
+            If they were not free in time. Nothing is held then.
+        HyperslabError
+            If this thread holds a lock already, or the lock directory cannot be used.
+        """
+        guards = [Guard(self, extent, exclusive=False) for extent in extents_read]
+        guards += [Guard(self, extent, exclusive=True) for extent in extents_write]
+        return hold_all(guards, timeout)
+
+    def retain(self) -> None:
+        """Keep the lock directory in use by this process until :meth:`release`."""
+        use(self.directory, self.stripes, self.stripe_bytes)
+
+    def release(self) -> None:
+        """Undo one :meth:`retain`; the last process to do so removes the lock directory.
+
+        Where this thread or another holds the lock at the moment, the directory goes when that
+        ends. Does nothing if the lock is not retained (any more).
+        """
+        release(self.directory)
+
+    @contextlib.contextmanager
+    def registered(self) -> Iterator[None]:
+        """Retain for the duration of a ``with`` block."""
+        self.retain()
+        try:
+            yield
+        finally:
+            self.release()
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """What a task must hold of one file while it runs."""
+
+    lock: StripedLock
+    """The lock of the file."""
+
+    extent: Extent
+    """Bytes ``[first, last)`` of the file."""
+
+    exclusive: bool
+    """Whether it writes them."""
+
+
+def lock_for(ref: ArrayRef, root: str | None = None) -> StripedLock:
+    """Return the lock of the file behind `ref`. Nothing is created before it is used.
+
+    The lock is named by the file's device and inode, so that two paths to one file share it.
+
+    Parameters
+    ----------
+    ref : ArrayRef
+        An array in the file.
+    root : str, optional
+        Directory of the lock directories. ``ref.lock_dir`` comes before it, and
+        :func:`default_lock_root` after.
+    """
+    named = ref.lock_dir or root
+    root = os.path.realpath(named) if named else default_lock_root()
+    share = -(-ref.file_size // _STRIPES)
+    return StripedLock(
+        directory=os.path.join(root, f"{ref.device:x}-{ref.inode:x}"),
+        path=ref.path,
+        stripe_bytes=max(_LEAST_STRIPE, -(-share // _PAGE) * _PAGE),
+    )
+
+
+@contextlib.contextmanager
+def hold_all(guards: Iterable[Guard], timeout: float | None = None) -> Iterator[None]:
+    """Hold the stripes of several byte ranges of several files, taken in one ordered call.
+
+    Stripes are taken in the order of directory and number, each once (exclusively if any guard
+    of it is), and released in reverse. One thread makes one such call at a time: a second one
+    inside would not follow the order, and could wait for ever.
+
+    A lock directory that nobody has retained stays in use by this process until
+    :func:`release_all` or exit, because making and removing it costs far more than a stripe.
+
+    Parameters
+    ----------
+    guards : iterable of Guard
+        What to hold; guards with an empty extent take nothing.
+    timeout : float, optional
+        Seconds to wait, for all of them together; 0 tries once, None waits for ever.
+
+    Raises
+    ------
+    LockTimeout
+        If they were not free in time. Nothing is held then.
+    HyperslabError
+        If this thread holds a lock already, or a lock directory cannot be used.
+    ValueError
+        If `timeout` is negative.
+    """
+    if timeout is not None and not timeout >= 0:
+        raise ValueError(f"timeout is {timeout} s; give 0 or more, or None to wait for ever")
+    guards = [guard for guard in guards if guard.extent[0] < guard.extent[1]]
+    if not guards:
+        yield
+        return
+    thread, process = threading.get_ident(), os.getpid()
+    if thread in _holding:
+        raise HyperslabError(
+            f"this thread asks for a lock of {_files(guards)} while it holds one of"
+            f" {_holding[thread]}: nested locks can wait for each other for ever. Take all that is"
+            " needed in one call (a lock over all the boxes), or leave the first block before"
+        )
+    locks = {guard.lock.directory: guard.lock for guard in guards}
+    directories = sorted(locks)
+    claims: list[Claim] = []
+    try:
+        _holding[thread] = _files(guards)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        in_use = {}
+        for name in directories:
+            lock = locks[name]
+            in_use[name] = use(name, lock.stripes, lock.stripe_bytes, thread, deadline)
+        for (name, number), guard in _in_order(guards, in_use):
+            claim = Claim(in_use[name].stripe(number), guard.exclusive)
+            claims.append(claim)  # Before the try: an interrupt may come between the two.
+            if not claim.stripe.acquire(claim, deadline):
+                raise LockTimeout(_too_late(guard, in_use[name], number, claim, timeout))
+        yield
+    finally:
+        # The first call is all that a signal handler that raises can cut short; a check or a loop
+        # here, before the inner try, would leave a gap in which an interrupt leaks the lock.
+        try:
+            _let_go(claims, directories, thread, process)
+        except BaseException:
+            _let_go(claims, directories, thread, process)
+            raise
+
+
+def _in_order(
+    guards: Iterable[Guard], in_use: dict[str, InUse]
+) -> list[tuple[tuple[str, int], Guard]]:
+    """What to take, as directory and stripe number, with the guard that asks the most of it."""
+    wanted: dict[tuple[str, int], Guard] = {}
+    for guard in guards:
+        for number in in_use[guard.lock.directory].stripes_of(guard.extent):
+            key = (guard.lock.directory, number)
+            if key not in wanted or (guard.exclusive and not wanted[key].exclusive):
+                wanted[key] = guard
+    return sorted(wanted.items(), key=lambda item: item[0])
+
+
+def _let_go(claims: list[Claim], directories: list[str], thread: int, process: int) -> None:
+    """Release everything; harmless if repeated."""
+    if os.getpid() != process:
+        return  # A child forked inside the block holds nothing, and the state is its parent's.
+    for claim in reversed(claims):
+        claim.stripe.release(claim)
+    end_hold(directories, thread)
+    _holding.pop(thread, None)
+
+
+def _files(guards: Iterable[Guard]) -> str:
+    return ", ".join(sorted({guard.lock.path for guard in guards}))
+
+
+def _too_late(guard: Guard, used: InUse, number: int, claim: Claim, timeout: float | None) -> str:
+    numbers = used.stripes_of(guard.extent)
+    span = f"stripe {number}" if len(numbers) == 1 else f"stripes {numbers[0]} to {numbers[-1]}"
+    blocker = claim.stripe.blocker(claim)
+    held = f", held by {blocker}" if blocker else ""
+    return (
+        f"the {'write' if guard.exclusive else 'read'} lock of {guard.lock.path}, bytes"
+        f" {guard.extent[0]} to {guard.extent[1]} ({span} of {used.directory.stripes}), was not"
+        f" free within {timeout:g} s: waited for stripe {number}{held}. Nothing was written. Raise"
+        " timeout= if the holder is only slow, or look for a program that stands still inside a"
+        " lock"
+    )
+
+
+# A forked child holds nothing; lock_table does the rest.
+os.register_at_fork(after_in_child=_holding.clear)

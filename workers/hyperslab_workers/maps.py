@@ -1,0 +1,215 @@
+"""The per-process table of mapped files.
+
+A file is mapped whole and once: a slice of a kept map costs a tenth of a microsecond, a new
+map six to seventeen and the page faults again. The table is keyed by device, inode and size,
+never by path: a path that leads to a new file must not be answered with the old one's pages.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+
+import numpy as np
+
+from hyperslab_workers.array_ref import ArrayRef
+from hyperslab_workers.errors import ArrayFileError
+
+__all__ = [
+    "FileMap",
+    "MappedFile",
+    "forget_all",
+    "kept",
+    "mapped",
+    "release",
+    "verify",
+    "writing_failed",
+]
+
+_KEPT_FILES = 64
+"""Maps kept open; each costs one or two file descriptors of usually 1024."""
+
+_Key = tuple[int, int, int, bool]
+
+
+class FileMap(mmap.mmap):
+    """A map that knows its file, so that an array can be traced back to where it lies."""
+
+    identity: tuple[int, int]
+    """Device and inode."""
+
+
+class MappedFile:
+    """One file, mapped whole, and for writing its descriptor beside it.
+
+    It closes the descriptor when the last user lets go, not when the table drops it: a
+    descriptor closed under another thread's ``pwrite`` could by then be another file.
+    """
+
+    __slots__ = ("_close", "data", "fd", "map")
+
+    def __init__(self, ref: ArrayRef, writable: bool) -> None:
+        # Bound here, because at interpreter exit the os module may be gone before the table.
+        self._close: Callable[[int], None] = os.close
+        self.fd = -1
+        try:
+            # O_NONBLOCK: what has become a FIFO in the meantime is an error, not a wait.
+            flags = os.O_RDWR if writable else os.O_RDONLY
+            self.fd = os.open(ref.path, flags | os.O_CLOEXEC | os.O_NONBLOCK)
+            _check(ref, os.fstat(self.fd))
+            access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
+            self.map = FileMap(self.fd, ref.file_size, access=access)
+        except OSError as error:
+            raise _mapping_failed(ref, error) from None
+        self.map.identity = ref.identity
+        # np.frombuffer holds the buffer, np.ndarray(buffer=map) alone would not: with it,
+        # closing a map under a live view is refused instead of being a crash at next touch.
+        self.data: np.ndarray = np.frombuffer(self.map, np.uint8)
+        if not writable:
+            self._close_fd()
+
+    def view(self, ref: ArrayRef, offset: int, shape: tuple[int, ...]) -> np.ndarray:
+        """The elements from `offset` on, in the array's type and strides."""
+        return np.ndarray(shape, ref.dtype, self.data, offset, ref.strides)
+
+    def position(self, view: np.ndarray) -> int:
+        """Where in the file element 0 of one of its views lies."""
+        start: int = self.data.__array_interface__["data"][0]
+        address: int = view.__array_interface__["data"][0]
+        return address - start
+
+    def _close_fd(self) -> None:
+        if self.fd >= 0:
+            self._close(self.fd)
+            self.fd = -1
+
+    __del__ = _close_fd
+
+
+_files: OrderedDict[_Key, MappedFile] = OrderedDict()
+# Reentrant: the garbage collector may run a handle's finalizer, which calls release(), at
+# any allocation, this module's own included.
+_lock = threading.RLock()
+
+
+def _after_fork() -> None:
+    # Inherited maps and descriptors stay good in a child; a lock that some thread of the
+    # parent held at that moment does not.
+    global _lock
+    _lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def verify(ref: ArrayRef) -> None:
+    """Check that the path still leads to the file that was opened, at its size.
+
+    One ``stat``, about 2 µs: meant to be called once for each task.
+
+    Raises
+    ------
+    ArrayFileError
+        The file is gone, was replaced by another one, or grew or shrank.
+    """
+    try:
+        _check(ref, os.stat(ref.path))  # noqa: PTH116
+    except OSError as error:
+        raise _mapping_failed(ref, error) from None
+
+
+def mapped(ref: ArrayRef, writable: bool) -> MappedFile:
+    """The kept map of a file that is not empty, made now if there is none.
+
+    Raises
+    ------
+    ArrayFileError
+        It has to be made, and the path no longer leads to that file, or it cannot be mapped.
+    """
+    key = (ref.device, ref.inode, ref.file_size, writable)
+    file = _files.get(key)
+    if file is not None:
+        # Another thread may have dropped it since: it is in hand, so that does not matter.
+        with contextlib.suppress(KeyError):
+            _files.move_to_end(key)
+        return file
+    with _lock:
+        file = _files.get(key)
+        if file is None:
+            file = _files[key] = MappedFile(ref, writable)
+            while len(_files) > _KEPT_FILES:
+                _files.popitem(last=False)
+        return file
+
+
+def kept(ref: ArrayRef) -> list[MappedFile]:
+    """The maps of that file that exist, read-only and writable."""
+    keys = [(ref.device, ref.inode, ref.file_size, writable) for writable in (False, True)]
+    return [file for key in keys if (file := _files.get(key)) is not None]
+
+
+def release(ref: ArrayRef) -> None:
+    """Drop the maps of that file; views of them stay valid, and keep theirs alive."""
+    with _lock:
+        for key in [key for key in _files if key[:2] == ref.identity]:
+            _files.pop(key, None)
+
+
+def forget_all() -> None:
+    """Drop all maps; views of them stay valid, and keep theirs alive."""
+    with _lock:
+        _files.clear()
+
+
+def _check(ref: ArrayRef, status: os.stat_result) -> None:
+    if (status.st_dev, status.st_ino) != (ref.device, ref.inode):
+        raise ArrayFileError(
+            f"{ref.path!r} is no longer the file that was opened: it was inode {ref.inode} on "
+            f"device {ref.device}, now inode {status.st_ino} on device {status.st_dev} stands "
+            "there. It was replaced or moved; open it again"
+        )
+    if status.st_size != ref.file_size:
+        raise ArrayFileError(
+            f"{ref.path!r} changed its size: it had {ref.file_size:,} bytes when it was opened "
+            f"and has {status.st_size:,} now. Another program grew or truncated it; open it "
+            "again, and check its content"
+        )
+
+
+def _mapping_failed(ref: ArrayRef, error: OSError) -> ArrayFileError:
+    match error.errno:
+        case errno.ENOENT | errno.ENOTDIR:
+            remedy = "it was removed or renamed since it was opened; open it where it is now"
+        case errno.ENOMEM:
+            remedy = (
+                f"mapping its {ref.file_size:,} bytes takes that much address space (not "
+                "memory); raise the limit with 'ulimit -v unlimited'"
+            )
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            remedy = "its permissions changed, or differ on this machine; check them"
+        case errno.ENODEV:
+            remedy = "its file system cannot map files; copy it to a local disk"
+        case errno.EMFILE | errno.ENFILE:
+            remedy = "too many files are open; raise the limit with 'ulimit -n'"
+        case _:
+            remedy = "check the disk or the network file system"
+    return ArrayFileError(f"{ref.path!r} cannot be mapped ({error.strerror}): {remedy}")
+
+
+def writing_failed(ref: ArrayRef, error: OSError) -> ArrayFileError:
+    """The error for a write that the system refused."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        remedy = (
+            "free some space or raise the quota. A file made with sparse=True, or by another "
+            "program, may have no disk reserved; create() without sparse= reserves it up front"
+        )
+    elif error.errno == errno.EFBIG:
+        remedy = "the limit for one file is reached; raise it with 'ulimit -f unlimited'"
+    else:
+        remedy = "part of the data may be missing; check the disk and write it again"
+    return ArrayFileError(f"{ref.path!r} cannot be written ({error.strerror}): {remedy}")
