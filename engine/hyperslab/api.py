@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from typing import Any
 
-from hyperslab import plan as planning
+from hyperslab import planner
 from hyperslab import settings as configuration
 from hyperslab.compiler import Kernel
 from hyperslab.coordinator import drive
@@ -128,7 +128,7 @@ class Engine:
         region: int | Sequence[int | None] | None = None,
     ) -> Plan:
         """Verify a job without running it. See :func:`hyperslab.plan`."""
-        return planning.build(
+        return planner.build(
             kernel,
             arguments,
             settings=self._settings,

@@ -41,7 +41,8 @@ def assign(target: ArrayRef, value: Any) -> None:
     with contextlib.nullcontext() if _may_write(target) else locked(target, write=True):
         for box in _chunks(target):
             # With an ellipsis, because a full index without one gives a scalar.
-            mapping.write_back(target, box, values[(*box.slices, ...)])
+            key: Any = (*box.slices, ...)
+            mapping.write_back(target, box, values[key])
 
 
 @contextlib.contextmanager

@@ -300,7 +300,9 @@ class _Drive:
         state, region, _ = self._board.state(task.slot)
         if state == FINISHED and not self._repeatable and not self._merger.expects_partials:
             # All of it is in the file and only the answer was lost.
-            self._finish(task, Outcome(task.index, time.monotonic(), 0.0, 0, task.stop - task.start))
+            self._finish(
+                task, Outcome(task.index, time.monotonic(), 0.0, 0, task.stop - task.start)
+            )
             return
         if state != IDLE and not self._repeatable:
             raise lost(self.plan, death, [(task.start, task.stop)])

@@ -262,7 +262,7 @@ def _halo(halo: Halo, array: Array) -> tuple[tuple[int, int], ...]:
     per_axis: Sequence[Any]
     if isinstance(halo, numbers.Integral):
         per_axis = (int(halo),) * array.ndim
-    elif isinstance(halo, Sequence) and not isinstance(halo, str):
+    elif isinstance(halo, list | tuple):
         per_axis = halo
     else:
         raise PlanError(f"halo={halo!r}: {remedy}")
@@ -270,7 +270,7 @@ def _halo(halo: Halo, array: Array) -> tuple[tuple[int, int], ...]:
         raise PlanError(f"halo={halo!r} has {len(per_axis)} entries: {remedy}")
     widths = []
     for entry in per_axis:
-        pair = (entry, entry) if isinstance(entry, numbers.Integral) else entry
+        pair: Any = (entry, entry) if isinstance(entry, numbers.Integral) else entry
         try:
             before, after = (operator.index(width) for width in pair)
         except (TypeError, ValueError):
@@ -287,8 +287,9 @@ def _boundary(boundary: object, array: Array, used: bool) -> str | float | int:
             raise PlanError(f"boundary={boundary!r} needs at least one element to take values from")
         return boundary
     # A NumPy scalar becomes a plain number: it crosses to workers in the job.
-    if isinstance(boundary, numbers.Real | complex) and not isinstance(boundary, str):
-        return boundary.item() if hasattr(boundary, "item") else boundary  # type: ignore[return-value]
+    if isinstance(boundary, numbers.Number):
+        plain: Any = boundary
+        return plain.item() if hasattr(plain, "item") else plain  # type: ignore[no-any-return]
     raise PlanError(
         f"boundary={boundary!r}: give one of {', '.join(BOUNDARIES)}, or a number to fill with"
     )

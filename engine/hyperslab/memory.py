@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,12 +49,22 @@ def budget(memory: int | None, workers: int, root: Path = Path("/")) -> Budget:
     """
     if memory is not None:
         return Budget(memory, f"memory={human_bytes(memory)}")
+    free, source = _system_free(root, int(time.monotonic()))
+    allowed = max(int(free * _SHARE) - workers * WORKER_BYTES, 0)
+    return Budget(allowed, f"{_SHARE:.0%} of {source}, {human_bytes(free)}, less idle workers")
+
+
+@functools.lru_cache(maxsize=4)
+def _system_free(root: Path, second: int) -> tuple[int, str]:
+    """Bytes free, and which limit says so; looked up once a second.
+
+    Reading it takes a millisecond, as long as launching a small job on warm workers.
+    """
     free, source = psutil.virtual_memory().available, "free RAM"
     group = _cgroup_free(root)
     if group is not None and group < free:
         free, source = group, "the control group's limit (cgroup)"
-    allowed = max(int(free * _SHARE) - workers * WORKER_BYTES, 0)
-    return Budget(allowed, f"{_SHARE:.0%} of {source}, {human_bytes(free)}, less idle workers")
+    return free, source
 
 
 def _cgroup_free(root: Path) -> int | None:

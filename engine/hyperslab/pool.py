@@ -18,8 +18,13 @@ import os
 import re
 import signal
 import threading
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import (
+    BrokenExecutor,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+)
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -65,21 +70,22 @@ class Pool(Protocol):
         """Wait for what is running and leave nothing behind."""
 
 
+_CAUSES = {
+    "SIGKILL": "it was killed from outside: most often by the system because memory ran out "
+    "(dmesg tells), by a batch system at its limit, or by hand",
+    "SIGSEGV": "it touched memory that is not its own: a kernel with boundscheck=False that "
+    "indexes out of bounds, or a fault in a library it calls",
+    "SIGBUS": "a mapped file lost the page it touched: the file was truncated meanwhile, or "
+    "the disk is full under a sparse file",
+    "SIGFPE": "an integer operation that the processor refuses",
+    "SIGTERM": "it was asked to stop from outside, most often by a batch system",
+    "SIGABRT": "a library gave up",
+    "SIGILL": "machine code that this processor does not know",
+}
+
+
 class Death:
     """What is known of a worker's death."""
-
-    _CAUSES = {
-        "SIGKILL": "it was killed from outside: most often by the system because memory ran out "
-        "(dmesg tells), by a batch system at its limit, or by hand",
-        "SIGSEGV": "it touched memory that is not its own: a kernel with boundscheck=False that "
-        "indexes out of bounds, or a fault in a library it calls",
-        "SIGBUS": "a mapped file lost the page it touched: the file was truncated meanwhile, or "
-        "the disk is full under a sparse file",
-        "SIGFPE": "an integer operation that the processor refuses",
-        "SIGTERM": "it was asked to stop from outside, most often by a batch system",
-        "SIGABRT": "a library gave up",
-        "SIGILL": "machine code that this processor does not know",
-    }
 
     def __init__(self, signal_name: str | None, detail: str) -> None:
         self.signal = signal_name
@@ -88,7 +94,7 @@ class Death:
     @property
     def cause(self) -> str:
         """The likely cause, in words."""
-        return self._CAUSES.get(self.signal or "", self.detail)
+        return _CAUSES.get(self.signal or "", self.detail)
 
 
 def death_of(error: BaseException) -> Death:

@@ -46,12 +46,15 @@ class _Bar:
         self._name = name
         self._regions = regions
         self._size = size
-        self._shown_from = time.monotonic() + patience
+        self._patience = patience
+        self._shown_from: float | None = None
         self._bar: Any = None
         self._task: Any = None
 
     def update(self, regions: int) -> None:
         if self._bar is None:
+            if self._shown_from is None:
+                self._shown_from = time.monotonic() + self._patience
             if time.monotonic() < self._shown_from:
                 return
             self._open()
@@ -95,12 +98,16 @@ class _Lines:
         self._name = name
         self._regions = regions
         self._size = size
-        self._started = time.monotonic()
-        self._next = self._started + patience
+        self._patience = patience
+        self._started: float | None = None
+        self._next = 0.0
         self._shown = False
 
     def update(self, regions: int) -> None:
         now = time.monotonic()
+        if self._started is None:
+            # The clock starts with the first task: compiling is not progress.
+            self._started, self._next = now, now + self._patience
         if now < self._next:
             return
         self._next = now + _LOG_EVERY
@@ -121,7 +128,7 @@ class _Lines:
         )
 
     def close(self) -> None:
-        if self._shown:
+        if self._started is not None and self._shown:
             _log.info("%s: over after %.1f s", self._name, time.monotonic() - self._started)
 
 

@@ -126,9 +126,7 @@ def resolve(
         try:
             lock_timeout = float(text)
         except ValueError:
-            raise PlanError(
-                f"HYPERSLAB_LOCK_TIMEOUT={text!r} is not a number of seconds"
-            ) from None
+            raise PlanError(f"HYPERSLAB_LOCK_TIMEOUT={text!r} is not a number of seconds") from None
     if lock_timeout is not None and not lock_timeout >= 0:
         raise PlanError(f"lock_timeout={lock_timeout!r}: give seconds, 0 or more")
     scratch = scratch or environ.get("HYPERSLAB_SCRATCH")

@@ -604,7 +604,8 @@ def test_a_directory_that_cannot_be_made_says_what_to_do(tmp_path):
         lock.retain()
 
 
-def test_a_foreign_layout_is_refused(lock, directory):
+def test_a_foreign_layout_is_refused(lock, directory, monkeypatch):
+    monkeypatch.setattr(lock_table, "_swept", {str(Path(directory).parent)})
     Path(directory).mkdir(parents=True)
     Path(directory, "users").write_text("something else")
     with pytest.raises(HyperslabError, match=r"not two numbers.*Remove the directory"):

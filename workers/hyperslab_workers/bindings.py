@@ -16,7 +16,7 @@ because fresh memory costs a page fault for every 4 KiB of it.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -27,7 +27,9 @@ from hyperslab_workers.box import Box
 from hyperslab_workers.reduction import OPERATIONS, identity
 from hyperslab_workers.task import Argument, Origin, Value
 
-__all__ = ["Binding", "PrivateBinding", "bind"]
+__all__ = ["Binding", "Order", "PrivateBinding", "bind"]
+
+Order = Literal["C", "F"]
 
 
 class Binding:
@@ -83,7 +85,7 @@ class _Origin(Binding):
 class _ArrayBinding(Binding):
     """An argument that lies in a file."""
 
-    def __init__(self, access: Access, order: str) -> None:
+    def __init__(self, access: Access, order: Order) -> None:
         self.access = access
         self.array: ArrayRef = access.array
         self._order = order
@@ -102,7 +104,7 @@ class _ArrayBinding(Binding):
             size *= length
         if self._memory.nbytes < size:
             self._memory = np.empty(size, np.uint8)
-        return np.ndarray(shape, dtype, self._memory, order=self._order)  # type: ignore[call-overload,no-any-return]
+        return np.ndarray(shape, dtype, self._memory, order=self._order)
 
 
 class _Read(_ArrayBinding):
@@ -116,7 +118,7 @@ class _Read(_ArrayBinding):
         if not self.access.has_halo or self._bounds.contains(box):
             return self._whole[box.slices]
         padded = self._buffer(box.shape)
-        mapping.gather(self.array, box, self.access.boundary, padded)  # type: ignore[arg-type]
+        mapping.gather(self.array, box, self.access.boundary, padded)
         padded.flags.writeable = False
         return padded
 
@@ -186,7 +188,7 @@ class _Merge(_ArrayBinding):
 class _Direct(_ArrayBinding):
     """An accumulation by the kernel itself into the map, the kernel under the lock."""
 
-    def __init__(self, access: Access, order: str) -> None:
+    def __init__(self, access: Access, order: Order) -> None:
         super().__init__(access, order)
         self.guards_region = True
 
@@ -197,7 +199,7 @@ class _Direct(_ArrayBinding):
         return mapping.view(self.array, self.box, writable=True)
 
 
-def bind(argument: Argument, order: str) -> Binding:
+def bind(argument: Argument, order: Order) -> Binding:
     """The binding for an argument; `order` is the memory order of private copies."""
     if isinstance(argument, Value):
         return _Constant(argument.value)

@@ -45,7 +45,7 @@ class Box:
     @property
     def shape(self) -> tuple[int, ...]:
         """Length of each axis, never below 0."""
-        return tuple([max(h - l, 0) for l, h in zip(self.lo, self.hi, strict=True)])
+        return tuple([max(hi - lo, 0) for lo, hi in zip(self.lo, self.hi, strict=True)])
 
     @property
     def size(self) -> int:
@@ -55,7 +55,7 @@ class Box:
     @property
     def slices(self) -> tuple[slice, ...]:
         """The key that reads this box from an array."""
-        return tuple([slice(l, h) for l, h in zip(self.lo, self.hi, strict=True)])
+        return tuple([slice(lo, hi) for lo, hi in zip(self.lo, self.hi, strict=True)])
 
     def intersect(self, other: Box) -> Box:
         """The part both boxes share; it may be empty."""
@@ -75,12 +75,12 @@ class Box:
     def grow(self, halo: tuple[tuple[int, int], ...]) -> Box:
         """This box with `halo` ``(before, after)`` elements more on each axis."""
         return Box(
-            tuple(l - before for l, (before, _) in zip(self.lo, halo, strict=True)),
-            tuple(h + after for h, (_, after) in zip(self.hi, halo, strict=True)),
+            tuple(lo - before for lo, (before, _) in zip(self.lo, halo, strict=True)),
+            tuple(hi + after for hi, (_, after) in zip(self.hi, halo, strict=True)),
         )
 
     def __str__(self) -> str:
-        return "[" + ", ".join(f"{l}:{h}" for l, h in zip(self.lo, self.hi, strict=True)) + "]"
+        return "[" + ", ".join(f"{lo}:{hi}" for lo, hi in zip(self.lo, self.hi, strict=True)) + "]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ class Grid:
             index, position = divmod(index, -(-n // r))
             lo.append(position * r)
         lo.reverse()
-        hi = [min(l + r, n) for l, r, n in zip(lo, self.region, self.shape, strict=True)]
+        hi = [min(first + r, n) for first, r, n in zip(lo, self.region, self.shape, strict=True)]
         return Box(tuple(lo), tuple(hi))
 
     def __iter__(self) -> Iterator[Box]:

@@ -543,12 +543,12 @@ def _numba_call(content: dict[str, Any]) -> Callable[[tuple[Any, ...]], None]:
         try:
             entry(*args)
         except Exception as error:
-            raise _from_exception(error) from error
+            raise _from_exception(error, content["suffix"]) from error
 
     return call
 
 
-def _from_exception(error: Exception) -> KernelRaised:
+def _from_exception(error: Exception, suffix: str) -> KernelRaised:
     traceback = error.__traceback__
     while traceback is not None and traceback.tb_next is not None:
         traceback = traceback.tb_next
@@ -557,7 +557,7 @@ def _from_exception(error: Exception) -> KernelRaised:
     if traceback is not None and traceback.tb_frame.f_code.co_filename != __file__:
         raised.filename = traceback.tb_frame.f_code.co_filename
         raised.line = traceback.tb_lineno
-        raised.function = traceback.tb_frame.f_code.co_name
+        raised.function = traceback.tb_frame.f_code.co_name.removesuffix(suffix)
     return raised
 
 

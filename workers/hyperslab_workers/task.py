@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import pickle
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from hyperslab_workers.access import Access
 from hyperslab_workers.box import Box, Grid
@@ -54,7 +54,7 @@ class Job:
     grid: Grid
     """The regions."""
 
-    buffer_orders: tuple[str, ...]
+    buffer_orders: tuple[Literal["C", "F"], ...]
     """For each argument the memory order of a private copy of it, "C" or "F"."""
 
     board: str

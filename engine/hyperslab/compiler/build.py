@@ -226,11 +226,15 @@ def _compile(
         library = (result.library.name, "object", (machine.image, machine.bitcode))
         content["numba"] = numba.__version__
         content["result"] = dumps((library, *rest))
+        content["suffix"] = f"_{snapshot.tag}"
     else:
         content["object"] = machine.image
         content["symbol"] = machine.symbol
         content["arguments"] = machine.arguments
-        content["raises"] = machine.raises
+        content["raises"] = {
+            data: (*what, function.removesuffix(f"_{snapshot.tag}"))
+            for data, (*what, function) in machine.raises.items()
+        }
     content["undefined"] = machine.undefined
     payload = pickle.dumps(content, protocol=5)
     return CompiledKernel(

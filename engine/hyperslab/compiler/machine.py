@@ -18,6 +18,8 @@ from typing import Any, Final
 
 import llvmlite.binding as llvm
 
+from hyperslab.compiler.temporaries import link_allocator
+
 __all__ = ["Machine", "finish"]
 
 _MATH: Final = (
@@ -28,6 +30,7 @@ _MATH: Final = (
 ).split()
 _C_LIBRARY: Final = frozenset(
     [*_MATH, *(name + "f" for name in _MATH), "memcpy", "memmove", "memset", "memcmp", "bcmp"]
+    + ["malloc", "free"]
 )
 """What an object may need and still run without Numba: functions every process has."""
 
@@ -75,16 +78,19 @@ def finish(library: Any, entry: str, keep: tuple[str, ...] = ()) -> Machine:
         Further symbols that must stay visible, or the beginnings of them.
     """
     module = llvm.parse_bitcode(library._final_module.as_bitcode())
-    visible = (entry, *keep)
-    for value in (*module.functions, *module.global_variables):
-        if not value.is_declaration and not value.name.startswith(visible):
-            value.linkage = _INTERNAL
+    target = library.codegen._tm
+    builder = llvm.create_pass_builder(target, llvm.create_pipeline_tuning_options())
     passes = llvm.create_new_module_pass_manager()
     passes.add_global_dead_code_eliminate_pass()
     passes.add_strip_dead_prototype_pass()
-    target = library.codegen._tm
-    builder = llvm.create_pass_builder(target, llvm.create_pipeline_tuning_options())
+    visible = (entry, *keep)
+    _hide(module, visible)
     passes.run(module, builder)
+    if not keep:
+        # A kernel that goes to Numba gets its memory from there.
+        link_allocator(module)
+        _hide(module, visible)
+        passes.run(module, builder)
     arguments = tuple(str(a.type) for a in module.get_function(entry).arguments)[2:]
     image = target.emit_object(module)
     return Machine(
@@ -97,19 +103,30 @@ def finish(library: Any, entry: str, keep: tuple[str, ...] = ()) -> Machine:
     )
 
 
+def _hide(module: Any, visible: tuple[str, ...]) -> None:
+    for value in (*module.functions, *module.global_variables):
+        if not value.is_declaration and not value.name.startswith(visible):
+            value.linkage = _INTERNAL
+
+
 _PICKLE = re.compile(r' constant \[\d+ x i8\] c"(.*)"', re.DOTALL)
-_ESCAPE = re.compile(rb"\\([0-9A-Fa-f]{2})")
+_ESCAPE = re.compile(rb"\\(\\|[0-9A-Fa-f]{2})")
+
+
+def _unescape(match: re.Match[bytes]) -> bytes:
+    return b"\\" if match[1] == b"\\" else bytes([int(match[1], 16)])
 
 
 def _exceptions(module: Any) -> Iterator[tuple[bytes, tuple[str, str, str, int, str]]]:
     """Decode the exceptions of a module, here, where their classes can be imported."""
     for value in module.global_variables:
-        if not value.name.startswith(".const.pickledata.") or value.name.endswith(".sha1"):
+        # A copy from a linked library has a number after its name, its checksum's too.
+        if not value.name.startswith(".const.pickledata.") or ".sha1" in value.name:
             continue
         text = _PICKLE.search(str(value))
         if text is None:
             continue
-        data = _ESCAPE.sub(lambda m: bytes([int(m[1], 16)]), text[1].encode("latin-1"))
+        data = _ESCAPE.sub(_unescape, text[1].encode("latin-1"))
         match pickle.loads(data):
             case (type() as raised, tuple() as arguments, place):
                 function, filename, line = place or ("", "", 0)

@@ -1,0 +1,279 @@
+"""Makes plans: holds a user's declarations against each other and works out the regions.
+
+::
+
+    kernel + arguments ──► domain ──► alignment ──► interference ──► regions ──► memory ──► Plan
+
+It is arithmetic on shapes: no data is read, and the cost does not grow with the files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import operator
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hyperslab import partition
+from hyperslab.array import Array
+from hyperslab.compiler import Kernel, check_dtype
+from hyperslab.declare import ORIGIN, Declaration, read
+from hyperslab.errors import KernelError, PlanError
+from hyperslab.interference import check_interference
+from hyperslab.layout import argument_type, buffer_order
+from hyperslab.memory import Budget, budget, human_bytes
+from hyperslab.plan import Plan
+from hyperslab.projection import project
+from hyperslab.settings import Settings
+from hyperslab_workers.access import Access, Placement, Privilege
+from hyperslab_workers.box import Grid
+from hyperslab_workers.reduction import is_exact
+from hyperslab_workers.task import Argument, Origin, Value
+
+if TYPE_CHECKING:
+    from hyperslab.report import Report
+
+__all__ = ["build"]
+
+SENT_LIMIT = 10**6
+"""Bytes up to which a NumPy array is sent to the workers as it is."""
+
+PRIVATE_LIMIT = 256 * 2**20
+"""Bytes up to which a floating-point accumulation uses private copies. A fixed number, not
+the memory budget: adding up in private first rounds differently from adding into the file."""
+
+
+def build(
+    kernel: Kernel,
+    arguments: Sequence[Any],
+    *,
+    settings: Settings,
+    runner: Callable[..., Report],
+    over: Any = None,
+    region: int | Sequence[int | None] | None = None,
+) -> Plan:
+    """Verify a job and work out how it will be done.
+
+    Parameters
+    ----------
+    kernel : Kernel
+        A function decorated with ``@hs.kernel``.
+    arguments : sequence
+        What it is called with: declarations, arrays, NumPy arrays, scalars, ``hs.ORIGIN``.
+    settings : Settings
+        Of the engine that will run it.
+    runner : callable
+        What ``Plan.run`` calls.
+    over : tuple of int, or Array, optional
+        The domain; default: the shape of the first argument that is written or updated, else
+        of the first that is read.
+    region : int or tuple, optional
+        Shape of a region in place of the one chosen; None in it for a whole axis.
+
+    Raises
+    ------
+    PlanError
+        A job that cannot be run as described.
+    KernelError
+        A wrong number of arguments, or a type no kernel can take.
+    """
+    if not isinstance(kernel, Kernel):
+        raise PlanError(
+            f"{getattr(kernel, '__name__', kernel)!r} is not a kernel: decorate the function "
+            "with @hs.kernel"
+        )
+    named = _name_arguments(kernel, arguments)
+    declarations = tuple(_declared(value) for _, value in named)
+    domain = _domain(over, declarations)
+
+    complete: list[Argument] = []
+    for (name, value), declaration in zip(named, declarations, strict=True):
+        if declaration is not None:
+            complete.append(_access(name, declaration, domain))
+        elif value is ORIGIN:
+            complete.append(Origin(name))
+        else:
+            complete.append(Value(name, _sendable(name, value)))
+    accesses = [a for a in complete if isinstance(a, Access)]
+
+    splittable = partition.split_axes(domain, accesses)
+    check_interference(accesses, splittable, domain)
+    shape = (
+        partition.choose_region(domain, accesses, splittable, _primary(accesses))
+        if region is None
+        else partition.checked_region(region, domain, splittable)
+    )
+    grid = Grid(domain, shape)
+
+    limit = budget(settings.memory, settings.workers)
+    complete = [
+        dataclasses.replace(a, placement=_placement(a, d, limit))
+        if isinstance(a, Access) and d is not None and a.privilege is Privilege.ACCUMULATE
+        else a
+        for a, d in zip(complete, declarations, strict=True)
+    ]
+    accesses = [a for a in complete if isinstance(a, Access)]
+    footprints = sum(d is not None and d.footprint is not None for d in declarations)
+    orders: tuple[Literal[C, F], ...] = tuple(
+        buffer_order(a) if isinstance(a, Access) else "C" for a in complete
+    )
+    return Plan(
+        kernel=kernel,
+        arguments=tuple(complete),
+        types=tuple(
+            argument_type(a, order, grid) for a, order in zip(complete, orders, strict=True)
+        ),
+        grid=grid,
+        batch=partition.choose_batch(grid, accesses, footprints),
+        buffer_orders=orders,
+        ordered=any(
+            a.placement in (Placement.MERGE, Placement.DIRECT)
+            and not is_exact(a.array.dtype)
+            and d is not None
+            and not d.any_order
+            for a, d in zip(complete, declarations, strict=True)
+            if isinstance(a, Access)
+        ),
+        memory=project(accesses, declarations, grid, limit, settings.workers),
+        budget=limit,
+        settings=settings,
+        declarations=declarations,
+        runner=runner,
+    )
+
+
+def _name_arguments(kernel: Kernel, arguments: Sequence[Any]) -> list[tuple[str, Any]]:
+    parameters = list(inspect.signature(kernel.function).parameters.values())
+    required = [p for p in parameters if p.default is inspect.Parameter.empty]
+    if not len(required) <= len(arguments) <= len(parameters):
+        wanted = ", ".join(p.name for p in parameters)
+        raise KernelError(
+            f"kernel {kernel.name} takes {len(parameters)} arguments ({wanted}) and was given "
+            f"{len(arguments)}",
+            kernel=kernel.name,
+        )
+    values = [*arguments, *(p.default for p in parameters[len(arguments) :])]
+    return [(p.name, value) for p, value in zip(parameters, values, strict=True)]
+
+
+def _declared(value: Any) -> Declaration | None:
+    if isinstance(value, Array):
+        return read(value)
+    return value if isinstance(value, Declaration) else None
+
+
+def _domain(over: Any, declarations: Sequence[Declaration | None]) -> tuple[int, ...]:
+    if over is not None:
+        shape = over.shape if isinstance(over, Array | np.ndarray) else over
+        try:
+            domain = tuple(operator.index(n) for n in np.atleast_1d(np.array(shape, dtype=object)))
+        except TypeError:
+            domain = (-1,)
+        if any(n < 0 for n in domain):
+            raise PlanError(f"over={over!r}: give the domain as a shape, or an Array of that shape")
+        return domain
+    for privileges in ((Privilege.WRITE, Privilege.UPDATE), (Privilege.READ,)):
+        for declaration in declarations:
+            if (
+                declaration is not None
+                and declaration.privilege in privileges
+                and not declaration.whole
+            ):
+                return declaration.array.shape
+    raise PlanError(
+        "no argument says what to split: pass an array that is written, updated or read "
+        "region by region, or name the domain with over=shape"
+    )
+
+
+def _access(name: str, declaration: Declaration, domain: tuple[int, ...]) -> Access:
+    array = declaration.array.ref
+    check_dtype(name, array.dtype)
+    if declaration.whole or declaration.privilege is Privilege.ACCUMULATE:
+        axes: tuple[int | None, ...] = (None,) * array.ndim
+    else:
+        axes = partition.align(array.shape, domain, declaration.axes, name)
+    return Access(
+        name=name,
+        array=array,
+        privilege=declaration.privilege,
+        axes=axes,
+        halo=declaration.halo,
+        boundary=_typed_boundary(name, declaration),
+        op=declaration.op,
+        guarded=array.shared and declaration.privilege is not Privilege.ACCUMULATE,
+    )
+
+
+def _typed_boundary(name: str, declaration: Declaration) -> str | float | int:
+    """The boundary, a number only where the array can hold it."""
+    boundary = declaration.boundary
+    if isinstance(boundary, str):
+        return boundary
+    dtype = declaration.array.dtype
+    try:
+        if dtype.kind in "iu" and boundary != int(np.array(boundary, dtype)[()]):
+            raise OverflowError
+    except (OverflowError, ValueError, TypeError):
+        raise PlanError(
+            f"argument {name}: boundary={boundary!r} cannot be an element of type {dtype}; give a "
+            "number that it holds"
+        ) from None
+    return boundary
+
+
+def _sendable(name: str, value: Any) -> Any:
+    """A scalar or a small array, as a copy that later changes by the caller do not reach."""
+    if isinstance(value, np.ndarray):
+        if isinstance(value, np.memmap):
+            raise PlanError(
+                f"argument {name} is a numpy.memmap, which would be copied to every worker; "
+                f"open its file with hs.open({str(value.filename)!r}) instead"
+            )
+        if value.nbytes > SENT_LIMIT:
+            raise PlanError(
+                f"argument {name} is a NumPy array of {human_bytes(value.nbytes)}; up to "
+                f"{human_bytes(SENT_LIMIT)} are sent to the workers as they are: put it into a "
+                f"scratch file with hs.from_array({name}), or open the file it came from"
+            )
+        check_dtype(name, value.dtype)
+        return np.array(value, order="F" if value.flags.fnc else "C", subok=False)
+    if isinstance(value, np.generic):
+        check_dtype(name, value.dtype)
+        return value
+    if isinstance(value, bool | float | complex):
+        return value
+    if isinstance(value, int):
+        if not -(2**63) <= value < 2**63:
+            raise PlanError(f"argument {name}={value} does not fit a 64-bit integer")
+        return value
+    raise PlanError(
+        f"argument {name} is of type {type(value).__name__}: a kernel takes arrays "
+        "(hs.open, hs.create, hs.from_array, or small NumPy arrays), numbers, and hs.ORIGIN"
+    )
+
+
+def _placement(access: Access, declaration: Declaration, limit: Budget) -> Placement:
+    if declaration.footprint is not None:
+        return Placement.MERGE
+    if is_exact(access.array.dtype):
+        # Any way gives the same bits, so the budget may choose.
+        return Placement.PRIVATE if 8 * access.array.nbytes <= limit.limit else Placement.DIRECT
+    return Placement.PRIVATE if access.array.nbytes <= PRIVATE_LIMIT else Placement.DIRECT
+
+
+def _primary(accesses: Sequence[Access]) -> Access | None:
+    """The array whose layout in its file decides which axes are split."""
+    following = [a for a in accesses if any(axis is not None for axis in a.axes)]
+    return max(
+        following,
+        # The most axes of the domain; among those, one that is written.
+        key=lambda a: (
+            sum(axis is not None for axis in a.axes),
+            a.privilege is not Privilege.READ,
+        ),
+        default=None,
+    )

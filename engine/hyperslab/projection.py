@@ -1,0 +1,90 @@
+"""How much private memory a job will need, and what to lower where that is too much."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from hyperslab import partition
+from hyperslab.declare import Declaration, footprint_box
+from hyperslab.errors import PlanError
+from hyperslab.memory import Budget, human_bytes
+from hyperslab.plan import Memory
+from hyperslab_workers.access import Access, Placement
+from hyperslab_workers.box import Grid
+
+__all__ = ["project"]
+
+
+def project(
+    accesses: Sequence[Access],
+    declarations: Sequence[Declaration | None],
+    grid: Grid,
+    limit: Budget,
+    workers: int,
+) -> Memory:
+    """The projection for a job, within its budget.
+
+    Raises
+    ------
+    PlanError
+        Not even one worker's share fits; the message says what to lower.
+    """
+    private = sum(a.array.nbytes for a in accesses if a.placement is Placement.PRIVATE)
+    merged = _largest_footprint(declarations, grid)
+    # The coordinator holds the sum so far, the partial being added, and the old values.
+    coordinator = 3 * private
+
+    def per_worker(shape: tuple[int, ...]) -> int:
+        return partition.region_cost(accesses, shape).buffered + private + merged
+
+    need = per_worker(grid.region)
+    left = limit.limit - coordinator
+    at_once = min(workers, left // need) if need else workers
+    if left < 0 or at_once < 1:
+        raise PlanError(
+            f"the job needs {human_bytes(need + coordinator)} of private memory with a single "
+            f"worker busy, and the budget is {human_bytes(limit.limit)} ({limit.source}); "
+            + _remedy(per_worker, grid, left, private, merged)
+        )
+    return Memory(need, coordinator, at_once)
+
+
+def _remedy(
+    per_worker: Callable[[tuple[int, ...]], int],
+    grid: Grid,
+    left: int,
+    private: int,
+    merged: int,
+) -> str:
+    if private > left:
+        return (
+            f"private copies of what is accumulated take {human_bytes(private)} each: give "
+            "accumulate() a footprint=, so that each region holds only the part it touches, or "
+            "raise memory="
+        )
+    if merged > left:
+        return (
+            f"the largest footprint takes {human_bytes(merged)}: make it smaller, split the "
+            "domain further with region=, or raise memory="
+        )
+    shape = list(grid.region)
+    while per_worker(tuple(shape)) > left and max(shape, default=1) > 1:
+        axis = next(i for i, n in enumerate(shape) if n > 1)
+        shape[axis] = -(-shape[axis] // 2)
+    if per_worker(tuple(shape)) > left:
+        return "not even single elements fit: raise memory="
+    return f"give smaller regions, region={tuple(shape)} would fit, or raise memory="
+
+
+def _largest_footprint(declarations: Sequence[Declaration | None], grid: Grid) -> int:
+    """Bytes of the largest footprints among the regions of every kind.
+
+    A footprint is the user's function and could do anything in between; asking it for every
+    region would make planning grow with the file.
+    """
+    total = 0
+    for declaration in declarations:
+        if declaration is not None and declaration.footprint is not None and len(grid):
+            boxes = (footprint_box(declaration, r) for r in partition.representatives(grid))
+            total += max(box.size for box in boxes) * declaration.array.dtype.itemsize
+    return total
