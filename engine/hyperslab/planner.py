@@ -117,9 +117,7 @@ def build(
     ]
     accesses = [a for a in complete if isinstance(a, Access)]
     footprints = sum(d is not None and d.footprint is not None for d in declarations)
-    orders: tuple[Literal[C, F], ...] = tuple(
-        buffer_order(a) if isinstance(a, Access) else "C" for a in complete
-    )
+    orders = tuple(buffer_order(a) for a in complete)
     return Plan(
         kernel=kernel,
         arguments=tuple(complete),
