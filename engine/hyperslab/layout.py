@@ -19,11 +19,12 @@ from hyperslab_workers.task import Argument, Origin, Value
 __all__ = ["argument_type", "buffer_order"]
 
 
-def buffer_order(access: Access) -> Literal["C", "F"]:
+def buffer_order(argument: Argument) -> Literal["C", "F"]:
     """The memory order for private copies of an array: that of its file."""
-    strides = [
-        abs(s) for s, n in zip(access.array.strides, access.array.shape, strict=True) if n > 1
-    ]
+    if not isinstance(argument, Access):
+        return "C"
+    array = argument.array
+    strides = [abs(s) for s, n in zip(array.strides, array.shape, strict=True) if n > 1]
     return "F" if len(strides) > 1 and strides == sorted(strides) else "C"
 
 

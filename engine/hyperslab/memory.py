@@ -70,7 +70,7 @@ def _system_free(root: Path, second: int) -> tuple[int, str]:
 def _cgroup_free(root: Path) -> int | None:
     """Bytes this process's control groups leave, page cache counted as free; None: no limit."""
     left: list[int] = []
-    for directory, limit_name, usage_name, cache_key in _cgroup_files(root):
+    for directory, limit_name, usage_name, cache_keys in _cgroup_files(root):
         with contextlib.suppress(OSError, ValueError):
             limit_text = (directory / limit_name).read_text().strip()
             # v2 says "max" for no limit, v1 a number near 2**63.
@@ -82,15 +82,21 @@ def _cgroup_free(root: Path) -> int | None:
                 # File pages count against the group, but are given back when memory is short.
                 for line in (directory / "memory.stat").read_text().splitlines():
                     key, _, value = line.partition(" ")
-                    if key == cache_key:
-                        cache = int(value)
+                    if key in cache_keys:
+                        cache += int(value)
             left.append(max(limit - max(usage - cache, 0), 0))
     return min(left, default=None)
 
 
-def _cgroup_files(root: Path) -> list[tuple[Path, str, str, str]]:
-    """Directories that may hold a limit for this process: its own group's and all above."""
-    found: list[tuple[Path, str, str, str]] = []
+def _cgroup_files(root: Path) -> list[tuple[Path, str, str, tuple[str, ...]]]:
+    """Directories that may hold a limit for this process: its own group's and all above.
+
+    Each with the names of its limit and its usage, and with the entries of ``memory.stat`` that
+    make up the page cache. Not "file" and "total_cache": those count tmpfs and shared memory
+    too, which cannot be given back.
+    """
+    found: list[tuple[Path, str, str, tuple[str, ...]]] = []
+    names: tuple[str, str, tuple[str, ...]]
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -100,10 +106,14 @@ def _cgroup_files(root: Path) -> list[tuple[Path, str, str, str]]:
         controllers, _, path = rest.partition(":")
         if controllers == "":
             base = root / "sys/fs/cgroup"
-            names = ("memory.max", "memory.current", "file")
+            names = ("memory.max", "memory.current", ("active_file", "inactive_file"))
         elif "memory" in controllers.split(","):
             base = root / "sys/fs/cgroup/memory"
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_cache")
+            names = (
+                "memory.limit_in_bytes",
+                "memory.usage_in_bytes",
+                ("total_active_file", "total_inactive_file"),
+            )
         else:
             continue
         group = base / path.lstrip("/")
@@ -125,8 +135,11 @@ def human_bytes(count: float) -> str:
     >>> human_bytes(2129264640), human_bytes(12)
     ('2.13 GB', '12 B')
     """
-    for unit in ("B", "kB", "MB", "GB", "TB", "PB"):
-        if abs(count) < 1000 or unit == "PB":
-            return f"{count:.0f} B" if unit == "B" else f"{count:.3g} {unit}"
+    units = ("B", "kB", "MB", "GB", "TB", "PB")
+    unit = 0
+    # 999,600 bytes are "1 MB": from 999.5 on, three figures would be "1e+03".
+    while abs(count) >= 999.5 and unit < len(units) - 1:
         count /= 1000
-    raise AssertionError("unreachable")
+        unit += 1
+    figures = f"{count:.0f}" if unit == 0 or abs(count) >= 100 else f"{count:.3g}"
+    return f"{figures} {units[unit]}"

@@ -114,7 +114,7 @@ class _Lines:
         if not self._shown:
             self._shown = True
             _ensure_handler()
-        elapsed = now - self._started
+        elapsed = max(now - self._started, 1e-9)
         done = regions / max(self._regions, 1)
         left = f"{elapsed * (1 - done) / done:.0f} s left" if done else "time left unknown"
         _log.info(

@@ -54,8 +54,10 @@ def session_directory(scratch: str | os.PathLike[str] | None = None) -> Path:
     key = (os.getpid(), root)
     with _lock:
         known = _sessions.get(key)
-        if known is not None and known[0].is_dir():
-            return known[0]
+        if known is not None:
+            if known[0].is_dir():
+                return known[0]
+            os.close(_sessions.pop(key)[1])
         _sweep(root)
         try:
             directory = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getuid()}-", dir=root))
@@ -64,8 +66,11 @@ def session_directory(scratch: str | os.PathLike[str] | None = None) -> Path:
                 f"no scratch directory can be made in {root!r} ({error.strerror}); give an "
                 "existing, writable directory with scratch= or HYPERSLAB_SCRATCH"
             ) from None
-        owner = os.open(directory / _OWNER, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        # Locked before it has its name: a sweep in between would take it for abandoned.
+        fresh = directory / f"{_OWNER}.new"
+        owner = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(owner, fcntl.LOCK_EX)
+        fresh.rename(directory / _OWNER)
         _sessions[key] = (directory, owner)
         return directory
 
