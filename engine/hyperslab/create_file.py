@@ -193,8 +193,6 @@ def _cannot_create(name: str, size: int, sparse: bool, error: OSError) -> ArrayF
         )
     elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         remedy = f"you may not write in {directory!r}; choose another directory"
-    elif error.errno == errno.ENAMETOOLONG:
-        remedy = "choose a shorter name"
     else:
         remedy = f"check the disk and the directory {directory!r}"
     return ArrayFileError(f"{name!r} cannot be made ({error.strerror}): {remedy}")

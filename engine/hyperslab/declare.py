@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from hyperslab.array import Array
 from hyperslab.errors import PlanError
 from hyperslab_workers.access import BOUNDARIES, Privilege
@@ -51,7 +53,7 @@ class Declaration:
     halo: tuple[tuple[int, int], ...] = ()
     """Elements before and after the region on each array axis."""
 
-    boundary: str | float | int = "clip"
+    boundary: str | float | complex = "clip"
     """What the halo holds beyond the edges."""
 
     whole: bool = False
@@ -71,7 +73,7 @@ def read(
     array: Array,
     *,
     halo: Halo = 0,
-    boundary: str | float = "clip",
+    boundary: str | float | complex = "clip",
     axes: Sequence[int | None] | None = None,
     whole: bool = False,
 ) -> Declaration:
@@ -203,36 +205,56 @@ def footprint_box(declaration: Declaration, region: Box) -> Box:
     """
     assert declaration.footprint is not None
     shape = declaration.array.shape
+    remedy = f"return a tuple of at most {len(shape)} slices, one for each axis of the array"
     try:
         key = declaration.footprint(region.slices)
     except Exception as error:
         raise PlanError(
-            f"footprint= raised {type(error).__name__} for region {region}: {error}"
+            f"footprint= raised {type(error).__name__} for region {region}: {error}; it is called "
+            f"with a tuple of {region.ndim} slices, one for each axis of the domain"
         ) from error
     if isinstance(key, Box):
         box = key
     else:
         parts = key if isinstance(key, tuple) else (key,)
         if len(parts) > len(shape) or not all(isinstance(part, slice) for part in parts):
-            raise PlanError(
-                f"footprint= returned {key!r} for region {region}: return a tuple of at most "
-                f"{len(shape)} slices, one for each axis of the array"
-            )
+            raise PlanError(f"footprint= returned {key!r} for region {region}: {remedy}")
         lo, hi = [], []
         for position, length in enumerate(shape):
             part = parts[position] if position < len(parts) else slice(None)
+            # A region's start less a margin is negative at the edge; counted from the end, as
+            # NumPy does, it would show the kernel another part of the array.
+            if any(end is not None and end < 0 for end in _ends(part, key, region, remedy)):
+                raise PlanError(
+                    f"footprint= returned {key!r} for region {region}: a negative position would "
+                    f"count from the end of axis {position}; cut it at the edge, "
+                    "slice(max(start, 0), stop)"
+                )
             first, last, step = part.indices(length)
             if step != 1:
-                raise PlanError(f"footprint= returned {key!r} for region {region}: no steps")
+                raise PlanError(
+                    f"footprint= returned {key!r} for region {region}: a step of {step} leaves "
+                    "gaps; return slices without a step"
+                )
             lo.append(first)
             hi.append(max(first, last))
         box = Box(tuple(lo), tuple(hi))
     if box.ndim != len(shape) or not Box.of_shape(shape).contains(box):
         raise PlanError(
             f"footprint= returned {box} for region {region}: that is not within the array of "
-            f"shape {shape}"
+            f"shape {shape}; {remedy}"
         )
     return box
+
+
+def _ends(part: slice, key: object, region: Box, remedy: str) -> list[int | None]:
+    """Start and stop of a slice, which are whole numbers; its step is no zero."""
+    try:
+        ends = [None if end is None else operator.index(end) for end in (part.start, part.stop)]
+        part.indices(0)
+    except (TypeError, ValueError):
+        raise PlanError(f"footprint= returned {key!r} for region {region}: {remedy}") from None
+    return ends
 
 
 def _check_array(array: object, what: str, *, writable: bool = False) -> None:
@@ -281,15 +303,15 @@ def _halo(halo: Halo, array: Array) -> tuple[tuple[int, int], ...]:
     return tuple(widths)
 
 
-def _boundary(boundary: object, array: Array, used: bool) -> str | float | int:
+def _boundary(boundary: object, array: Array, used: bool) -> str | float | complex:
     if isinstance(boundary, str) and boundary in BOUNDARIES:
         if used and boundary in ("nearest", "reflect", "wrap") and 0 in array.shape:
             raise PlanError(f"boundary={boundary!r} needs at least one element to take values from")
         return boundary
     # A NumPy scalar becomes a plain number: it crosses to workers in the job.
     if isinstance(boundary, numbers.Number):
-        plain: Any = boundary
-        return plain.item() if hasattr(plain, "item") else plain  # type: ignore[no-any-return]
+        plain: Any = boundary.item() if isinstance(boundary, np.generic) else boundary
+        return plain if isinstance(plain, int | float | complex) else float(plain)
     raise PlanError(
         f"boundary={boundary!r}: give one of {', '.join(BOUNDARIES)}, or a number to fill with"
     )

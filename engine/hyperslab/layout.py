@@ -14,6 +14,7 @@ from hyperslab import partition
 from hyperslab_workers.access import Access, Placement, Privilege
 from hyperslab_workers.box import Box, Grid
 from hyperslab_workers.kernel import ArgumentType, ArrayType, TupleType, type_of
+from hyperslab_workers.reduction import is_exact
 from hyperslab_workers.task import Argument, Origin, Value
 
 __all__ = ["argument_type", "buffer_order"]
@@ -42,13 +43,23 @@ def argument_type(argument: Argument, order: Literal["C", "F"], grid: Grid) -> A
         outside = not Box.of_shape(array.shape).contains(box)
         if argument.privilege is Privilege.READ and not (argument.has_halo and outside):
             orders &= _orders(box.shape, array.strides, array.dtype.itemsize)
-        elif argument.placement is Placement.DIRECT:
-            orders &= _orders(array.shape, array.strides, array.dtype.itemsize)
+        elif argument.placement in (Placement.DIRECT, Placement.PRIVATE):
+            # Of integers the budget decides between the two, and it must not change the machine
+            # code: that of another layout may round other arguments differently.
+            either = is_exact(array.dtype)
+            if either or argument.placement is Placement.DIRECT:
+                orders &= _orders(array.shape, array.strides, array.dtype.itemsize)
+            if either or argument.placement is Placement.PRIVATE:
+                orders &= _own_orders(box, "C")
         else:
-            own = "C" if argument.placement is Placement.PRIVATE else order
-            orders &= {own} if sum(n > 1 for n in box.shape) > 1 else {"C", "F"}
+            orders &= _own_orders(box, order)
     layout = "C" if "C" in orders else "F" if "F" in orders else "A"
     return ArrayType(array.dtype, array.ndim, layout, argument.privilege is not Privilege.READ)
+
+
+def _own_orders(box: Box, order: str) -> set[str]:
+    """The memory orders in which a buffer of that order is contiguous."""
+    return {order} if sum(n > 1 for n in box.shape) > 1 else {"C", "F"}
 
 
 def _orders(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> set[str]:

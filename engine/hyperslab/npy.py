@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import struct
+import tokenize
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -26,6 +27,15 @@ _LENGTH_FORMATS = {(1, 0): "<H", (2, 0): "<I", (3, 0): "<I"}
 _LONGEST_HEADER = 64 * 1024
 """Bytes. NumPy's default is 10,000, for fear of what parsing a very long literal costs; a
 structured type of a thousand fields needs more."""
+
+_PARSING_FAILED = (
+    ValueError,
+    TypeError,
+    SyntaxError,
+    RecursionError,
+    MemoryError,  # what Python's parser says of too many brackets
+    tokenize.TokenError,  # NumPy's second try, for files written under Python 2
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +92,7 @@ def read_header(file: BinaryIO, path: str) -> NpyHeader:
         shape, fortran, dtype = np.lib.format.read_array_header_2_0(
             packed, max_header_size=len(text)
         )
-    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
+    except _PARSING_FAILED as error:
         raise ArrayFileError(
             f"the .npy header of {path!r} is damaged ({_first_line(error)}). Write the file again, "
             "or open its data as raw with dtype=, shape= and offset="

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import mmap
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from hyperslab.errors import PlanError
@@ -80,13 +81,16 @@ def align(
         for axis in axes:
             if axis is not None and not -len(domain) <= axis < len(domain):
                 raise PlanError(
-                    f"argument {name}: axes={axes} names axis {axis} of a domain with "
-                    f"{len(domain)} axes"
+                    f"argument {name}: axes={axes} names axis {axis} of the domain {domain}, which "
+                    f"has {len(domain)} axes, counted from 0; None stands for an axis shown whole"
                 )
         axes = tuple(None if axis is None else axis % len(domain) for axis in axes)
         named = [axis for axis in axes if axis is not None]
         if len(set(named)) != len(named):
-            raise PlanError(f"argument {name}: axes={axes} names a domain axis twice")
+            raise PlanError(
+                f"argument {name}: axes={axes} names a domain axis twice, and a region has only "
+                "one place on it; give None for one of the two, which is then shown whole"
+            )
         axes = tuple(
             None if axis is not None and n == 1 != domain[axis] else axis
             for n, axis in zip(shape, axes, strict=True)
@@ -140,6 +144,16 @@ def region_cost(accesses: Sequence[Access], region: tuple[int, ...]) -> _Cost:
     return _Cost(touched, buffered)
 
 
+def fixed_buffers(accesses: Sequence[Access]) -> int:
+    """Bytes buffered for every region, whatever its shape: of arrays that follow no axis."""
+    total = 0
+    for access in accesses:
+        if is_buffered(access) and all(axis is None for axis in access.axes):
+            box = access.box(Box((), ()))
+            total += box.size * access.array.dtype.itemsize
+    return total
+
+
 def choose_region(
     domain: tuple[int, ...],
     accesses: Sequence[Access],
@@ -173,7 +187,10 @@ def checked_region(
     PlanError
         A wrong number of axes, a length below 1, or a split of an axis that has to stay whole.
     """
-    entries = (wanted,) if isinstance(wanted, int) else tuple(wanted)
+    try:
+        entries = tuple(wanted) if isinstance(wanted, Iterable) else (operator.index(wanted),)
+    except TypeError:
+        entries = (0,)
     if len(entries) != len(domain):
         raise PlanError(
             f"region={wanted!r} has {len(entries)} entries and the domain {domain} has "
@@ -181,10 +198,16 @@ def checked_region(
         )
     region = []
     for axis, (entry, n) in enumerate(zip(entries, domain, strict=True)):
-        length = max(n, 1) if entry is None or entry == -1 else entry
-        if isinstance(length, bool) or not hasattr(length, "__index__") or length < 1:
-            raise PlanError(f"region={wanted!r}: lengths are whole numbers, at least 1")
-        length = min(length.__index__(), max(n, 1))
+        try:
+            length = -1 if entry is None else operator.index(entry)
+        except TypeError:
+            length = 0
+        if length < -1 or length == 0 or isinstance(entry, bool):
+            raise PlanError(
+                f"region={wanted!r}: lengths are whole numbers, at least 1, or None for the whole "
+                f"axis; the domain is {domain}"
+            )
+        length = max(n, 1) if length == -1 else min(length, max(n, 1))
         if axis not in splittable and length < n:
             raise PlanError(
                 f"region={wanted!r} splits domain axis {axis}, which a written argument does not "
@@ -194,11 +217,25 @@ def checked_region(
     return tuple(region)
 
 
-def choose_batch(grid: Grid, accesses: Sequence[Access], footprints: int) -> int:
+def choose_batch(
+    grid: Grid, accesses: Sequence[Access], footprints: int = 0, private: int = 0
+) -> int:
     """Consecutive regions in one task.
 
     It is part of the geometry, because a task's private accumulation runs over all of its
     regions before it is merged.
+
+    Parameters
+    ----------
+    grid : Grid
+        The regions.
+    accesses : sequence of Access
+        What they touch.
+    footprints : int
+        Number of arguments with a footprint.
+    private : int
+        Bytes of everything that may be accumulated in private, whether the budget allows it or
+        not: what it allows must not move the places where rounding happens.
     """
     count = len(grid)
     if count == 0:
@@ -206,7 +243,6 @@ def choose_batch(grid: Grid, accesses: Sequence[Access], footprints: int) -> int
     touched = max(region_cost(accesses, grid.region).touched, 1)
     target = min(max(touched * count // TASKS, SMALLEST_TASK), TASK_TARGET)
     # Merging a partial should cost little beside computing it.
-    private = sum(a.array.nbytes for a in accesses if a.placement is Placement.PRIVATE)
     target = max(target, 4 * private)
     batch = max(1, target // touched)
     if footprints:

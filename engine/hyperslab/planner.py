@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 import operator
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -42,8 +43,9 @@ SENT_LIMIT = 10**6
 """Bytes up to which a NumPy array is sent to the workers as it is."""
 
 PRIVATE_LIMIT = 256 * 2**20
-"""Bytes up to which a floating-point accumulation uses private copies. A fixed number, not
-the memory budget: adding up in private first rounds differently from adding into the file."""
+"""Bytes up to which an accumulation uses private copies. A fixed number, not the memory
+budget: adding up floating-point numbers in private first rounds differently from adding into
+the file."""
 
 
 def build(
@@ -109,8 +111,13 @@ def build(
     grid = Grid(domain, shape)
 
     limit = budget(settings.memory, settings.workers)
+    private = sum(
+        _private_bytes(a, d)
+        for a, d in zip(complete, declarations, strict=True)
+        if isinstance(a, Access) and d is not None
+    )
     complete = [
-        dataclasses.replace(a, placement=_placement(a, d, limit))
+        dataclasses.replace(a, placement=_placement(a, d, private, limit))
         if isinstance(a, Access) and d is not None and a.privilege is Privilege.ACCUMULATE
         else a
         for a, d in zip(complete, declarations, strict=True)
@@ -125,7 +132,7 @@ def build(
             argument_type(a, order, grid) for a, order in zip(complete, orders, strict=True)
         ),
         grid=grid,
-        batch=partition.choose_batch(grid, accesses, footprints),
+        batch=partition.choose_batch(grid, accesses, footprints, private),
         buffer_orders=orders,
         ordered=any(
             a.placement in (Placement.MERGE, Placement.DIRECT)
@@ -135,7 +142,7 @@ def build(
             for a, d in zip(complete, declarations, strict=True)
             if isinstance(a, Access)
         ),
-        memory=project(accesses, declarations, grid, limit, settings.workers),
+        memory=project(accesses, declarations, grid, limit, settings.workers, splittable),
         budget=limit,
         settings=settings,
         declarations=declarations,
@@ -206,21 +213,32 @@ def _access(name: str, declaration: Declaration, domain: tuple[int, ...]) -> Acc
     )
 
 
-def _typed_boundary(name: str, declaration: Declaration) -> str | float | int:
+def _typed_boundary(name: str, declaration: Declaration) -> str | float | complex:
     """The boundary, a number only where the array can hold it."""
     boundary = declaration.boundary
     if isinstance(boundary, str):
         return boundary
     dtype = declaration.array.dtype
-    try:
-        if dtype.kind in "iu" and boundary != int(np.array(boundary, dtype)[()]):
-            raise OverflowError
-    except (OverflowError, ValueError, TypeError):
+    if not _holds(dtype, boundary):
         raise PlanError(
             f"argument {name}: boundary={boundary!r} cannot be an element of type {dtype}; give a "
-            "number that it holds"
-        ) from None
+            'number that it holds, or one of "clip", "nearest", "reflect", "wrap"'
+        )
     return boundary
+
+
+def _holds(dtype: np.dtype, number: float | complex) -> bool:
+    """Whether an element can be that number; floating-point types may round it."""
+    if dtype.kind == "c":
+        return True
+    if isinstance(number, complex) or dtype.kind not in "biuf":
+        return False
+    if dtype.kind == "f":
+        return not math.isfinite(number) or abs(number) <= float(np.finfo(dtype).max)
+    if dtype.kind == "b":
+        return number in (0, 1)
+    limits = np.iinfo(dtype)
+    return int(limits.min) <= number <= int(limits.max) and number == int(number)
 
 
 def _sendable(name: str, value: Any) -> Any:
@@ -230,6 +248,11 @@ def _sendable(name: str, value: Any) -> Any:
             raise PlanError(
                 f"argument {name} is a numpy.memmap, which would be copied to every worker; "
                 f"open its file with hs.open({str(value.filename)!r}) instead"
+            )
+        if isinstance(value, np.ma.MaskedArray):
+            raise PlanError(
+                f"argument {name} is a masked array, and a kernel would see what lies under the "
+                "mask; give a.filled(value), or data and mask as two arguments"
             )
         if value.nbytes > SENT_LIMIT:
             raise PlanError(
@@ -246,7 +269,10 @@ def _sendable(name: str, value: Any) -> Any:
         return value
     if isinstance(value, int):
         if not -(2**63) <= value < 2**63:
-            raise PlanError(f"argument {name}={value} does not fit a 64-bit integer")
+            raise PlanError(
+                f"argument {name}={value} does not fit a 64-bit integer (-2**63 to 2**63 - 1); "
+                "give it as a float, or as np.uint64"
+            )
         return value
     raise PlanError(
         f"argument {name} is of type {type(value).__name__}: a kernel takes arrays "
@@ -254,13 +280,23 @@ def _sendable(name: str, value: Any) -> Any:
     )
 
 
-def _placement(access: Access, declaration: Declaration, limit: Budget) -> Placement:
+def _private_bytes(access: Access, declaration: Declaration) -> int:
+    """Bytes of an argument that may be accumulated in private: geometry, not the budget."""
+    if access.privilege is not Privilege.ACCUMULATE or declaration.footprint is not None:
+        return 0
+    return access.array.nbytes if access.array.nbytes <= PRIVATE_LIMIT else 0
+
+
+def _placement(access: Access, declaration: Declaration, private: int, limit: Budget) -> Placement:
+    """Where an accumulation gathers, `private` being the bytes of all that may be private."""
     if declaration.footprint is not None:
         return Placement.MERGE
-    if is_exact(access.array.dtype):
-        # Any way gives the same bits, so the budget may choose.
-        return Placement.PRIVATE if 8 * access.array.nbytes <= limit.limit else Placement.DIRECT
-    return Placement.PRIVATE if access.array.nbytes <= PRIVATE_LIMIT else Placement.DIRECT
+    if access.array.nbytes > PRIVATE_LIMIT:
+        return Placement.DIRECT
+    # Of integers any way gives the same bits, so the budget may choose.
+    if is_exact(access.array.dtype) and 8 * private > limit.limit:
+        return Placement.DIRECT
+    return Placement.PRIVATE
 
 
 def _primary(accesses: Sequence[Access]) -> Access | None:

@@ -21,6 +21,7 @@ def project(
     grid: Grid,
     limit: Budget,
     workers: int,
+    splittable: frozenset[int],
 ) -> Memory:
     """The projection for a job, within its budget.
 
@@ -31,11 +32,12 @@ def project(
     """
     private = sum(a.array.nbytes for a in accesses if a.placement is Placement.PRIVATE)
     merged = _largest_footprint(declarations, grid)
+    fixed = partition.fixed_buffers(accesses)
     # The coordinator holds the sum so far, the partial being added, and the old values.
     coordinator = 3 * private
 
     def per_worker(shape: tuple[int, ...]) -> int:
-        return partition.region_cost(accesses, shape).buffered + private + merged
+        return partition.region_cost(accesses, shape).buffered + fixed + private + merged
 
     need = per_worker(grid.region)
     left = limit.limit - coordinator
@@ -44,7 +46,7 @@ def project(
         raise PlanError(
             f"the job needs {human_bytes(need + coordinator)} of private memory with a single "
             f"worker busy, and the budget is {human_bytes(limit.limit)} ({limit.source}); "
-            + _remedy(per_worker, grid, left, private, merged)
+            + _remedy(per_worker, grid, splittable, left, private, merged)
         )
     return Memory(need, coordinator, at_once)
 
@@ -52,6 +54,7 @@ def project(
 def _remedy(
     per_worker: Callable[[tuple[int, ...]], int],
     grid: Grid,
+    splittable: frozenset[int],
     left: int,
     private: int,
     merged: int,
@@ -68,11 +71,12 @@ def _remedy(
             "domain further with region=, or raise memory="
         )
     shape = list(grid.region)
-    while per_worker(tuple(shape)) > left and max(shape, default=1) > 1:
-        axis = next(i for i, n in enumerate(shape) if n > 1)
-        shape[axis] = -(-shape[axis] // 2)
+    # Slowest axes first, as when the region was chosen: what stays is long runs in the file.
+    for axis in sorted(splittable):
+        while per_worker(tuple(shape)) > left and shape[axis] > 1:
+            shape[axis] = -(-shape[axis] // 2)
     if per_worker(tuple(shape)) > left:
-        return "not even single elements fit: raise memory="
+        return f"not even the smallest regions, {tuple(shape)}, fit: raise memory="
     return f"give smaller regions, region={tuple(shape)} would fit, or raise memory="
 
 

@@ -6,6 +6,8 @@ the ``HYPERSLAB_*`` variable, then the default.
 
 from __future__ import annotations
 
+import math
+import operator
 import os
 import re
 from collections.abc import Mapping
@@ -57,19 +59,29 @@ def parse_bytes(value: int | float | str, name: str = "memory") -> int:
     --------
     >>> parse_bytes("16GB"), parse_bytes("1.5 KiB"), parse_bytes(42)
     (16000000000, 1536, 42)
+
+    Raises
+    ------
+    PlanError
+        It is no size, or less than one byte.
     """
+    remedy = 'give bytes as a number, or text such as "16GB" or "512MiB"'
+    number: float
     if isinstance(value, str):
         match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([A-Za-z]*)\s*", value)
         if match is None or match[2].lower() not in _UNITS:
-            raise PlanError(
-                f"{name}={value!r} is not a size; give bytes as a number, or text such as "
-                '"16GB" or "512MiB"'
-            )
+            raise PlanError(f"{name}={value!r} is not a size; {remedy}")
         number = float(match[1]) * _UNITS[match[2].lower()]
     else:
-        number = value
-    if not 0 < number < 2**63:
-        raise PlanError(f"{name}={value!r} is out of range; a size is at least one byte")
+        try:
+            number = operator.index(value)  # type: ignore[arg-type]
+        except TypeError:
+            number = value if isinstance(value, float) else math.nan
+    if not 1 <= number < 2**63:
+        raise PlanError(
+            f"{name}={value!r} is no size, or out of range: at least one byte and below 2**63; "
+            f"{remedy}"
+        )
     return int(number)
 
 
@@ -91,24 +103,22 @@ def resolve(
     PlanError
         A value that makes no sense, named with where it came from.
     """
-    if workers is None and (text := environ.get("HYPERSLAB_WORKERS")):
-        try:
-            workers = int(text)
-        except ValueError:
-            raise PlanError(f"HYPERSLAB_WORKERS={text!r} is not a whole number") from None
-    if workers is None:
+    if workers is not None:
+        workers = _checked_workers(workers, "workers")
+    elif text := environ.get("HYPERSLAB_WORKERS"):
+        workers = _checked_workers(text, "HYPERSLAB_WORKERS")
+    else:
         workers = _cpu_count()
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-        raise PlanError(f"workers={workers!r}: give a whole number, at least 1")
 
     if memory is None and (text := environ.get("HYPERSLAB_MEMORY")):
         memory = parse_bytes(text, "HYPERSLAB_MEMORY")
+    source = "executor"
     if executor is None:
-        executor = environ.get("HYPERSLAB_EXECUTOR") or "loky"
+        source, executor = "HYPERSLAB_EXECUTOR", environ.get("HYPERSLAB_EXECUTOR") or "loky"
     if isinstance(executor, str):
         if executor not in ("loky", "serial"):
             raise PlanError(
-                f'executor={executor!r} is not known; give "loky", "serial" (in this process, '
+                f'{source}={executor!r} is not known; give "loky", "serial" (in this process, '
                 "for debugging), or a concurrent.futures.Executor"
             )
     elif not callable(getattr(executor, "submit", None)):
@@ -120,15 +130,14 @@ def resolve(
         choices: dict[str, Progress] = {"auto": "auto", "": "auto", "1": True, "true": True,
                                         "0": False, "false": False}  # fmt: skip
         if text not in choices:
-            raise PlanError(f"HYPERSLAB_PROGRESS={text!r} is none of auto, 1, 0")
+            raise PlanError(f"HYPERSLAB_PROGRESS={text!r} is not known; give auto, 1 or 0")
         progress = choices[text]
-    if lock_timeout is None and (text := environ.get("HYPERSLAB_LOCK_TIMEOUT")):
-        try:
-            lock_timeout = float(text)
-        except ValueError:
-            raise PlanError(f"HYPERSLAB_LOCK_TIMEOUT={text!r} is not a number of seconds") from None
-    if lock_timeout is not None and not lock_timeout >= 0:
-        raise PlanError(f"lock_timeout={lock_timeout!r}: give seconds, 0 or more")
+    elif progress not in (True, False, "auto"):
+        raise PlanError(f'progress={progress!r} is not known; give True, False or "auto"')
+    if lock_timeout is not None:
+        lock_timeout = _checked_seconds(lock_timeout, "lock_timeout")
+    elif text := environ.get("HYPERSLAB_LOCK_TIMEOUT"):
+        lock_timeout = _checked_seconds(text, "HYPERSLAB_LOCK_TIMEOUT")
     scratch = scratch or environ.get("HYPERSLAB_SCRATCH")
     lock_dir = lock_dir or environ.get("HYPERSLAB_LOCK_DIR")
     return Settings(
@@ -140,6 +149,28 @@ def resolve(
         lock_timeout=lock_timeout,
         progress=progress,
     )
+
+
+def _checked_workers(value: object, name: str) -> int:
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        count = int(value) if isinstance(value, str) else operator.index(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        count = 0
+    if count < 1:
+        raise PlanError(f"{name}={value!r}: give a whole number of worker processes, at least 1")
+    return count
+
+
+def _checked_seconds(value: float | str, name: str) -> float:
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        seconds = -1.0
+    if not seconds >= 0:
+        raise PlanError(f"{name}={value!r}: give seconds, 0 or more, or nothing to wait for ever")
+    return seconds
 
 
 def _cpu_count() -> int:

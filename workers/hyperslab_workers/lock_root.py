@@ -57,7 +57,8 @@ def default_lock_root() -> str:
     """Return the directory that holds the lock directories of this user's programs.
 
     It is ``$HYPERSLAB_LOCK_DIR``, else ``/tmp/hyperslab-locks-<uid>`` with mode 0700 (under the
-    system's temporary directory where ``/tmp`` is not writable). Nothing is created.
+    system's temporary directory where ``/tmp`` is not writable). It is made, and its owner and mode
+    are checked, when it is first used.
 
     Programs exclude each other only if they agree on this directory, so the default follows no
     variable that differs from one session to the next: ``$XDG_RUNTIME_DIR`` is missing in cron
@@ -70,24 +71,20 @@ def default_lock_root() -> str:
     str
         Absolute path, without symbolic links.
 
-    Raises
-    ------
-    HyperslabError
-        If the default directory exists and is not a private directory of this user.
-
     Examples
     --------
     >>> default_lock_root().startswith("/")
     True
     """
-    named = os.environ.get(_VARIABLE)
+    return _root(os.environ.get(_VARIABLE))
+
+
+@functools.lru_cache(maxsize=16)
+def _root(named: str | None) -> str:
     if named:
         return os.path.realpath(named)
     parent = "/tmp" if os.access("/tmp", os.W_OK | os.X_OK) else tempfile.gettempdir()
-    root = os.path.join(os.path.realpath(parent), f"{_OWN_ROOT}{os.geteuid()}")
-    if os.path.lexists(root):
-        _check_private(root)
-    return root
+    return os.path.join(os.path.realpath(parent), f"{_OWN_ROOT}{os.geteuid()}")
 
 
 def is_own_root(root: str) -> bool:

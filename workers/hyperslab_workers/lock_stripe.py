@@ -5,8 +5,8 @@ process: it knows nothing of threads, two objects on one file do not exclude eac
 lets a steady stream of readers starve a writer. A stripe adds what is missing::
 
     claim -> queue of this process        first come, first served; readers side by side
-          -> gate file, exclusive         whoever waits for the stripe holds it: no overtaking
-          -> rw file, shared/exclusive    held once for all claims of this process
+          -> gate file, shared/exclusive  whoever waits for the rw file holds it: no overtaking
+          -> rw file, shared/exclusive    fasteners' lock, once for all claims of this process
 
 Rejected: ``fasteners.ReaderWriterLock`` for the threads (no time-outs, and an interrupted
 writer leaves it shut for readers for ever); a count of readers instead of a queue (with "no
@@ -25,7 +25,7 @@ import resource
 import struct
 import threading
 import time
-from typing import IO
+from io import FileIO
 
 import fasteners
 
@@ -69,7 +69,7 @@ class Stripe:
     """
 
     def __init__(self, path: str, mode: int) -> None:
-        self._gate = _LockFile(path + ".gate", mode)
+        self._gate = _GateFile(path + ".gate", mode)
         self._rw = _LockFile(path + ".rw", mode)
         self._gate_kept = False
         self._claims: list[Claim] = []
@@ -118,7 +118,7 @@ class Stripe:
         with self._mutex:
             if not self._is_next(claim):
                 return "another thread of this process"
-            pid = self._rw.holder(claim.exclusive) or self._gate.holder(True)
+            pid = self._rw.holder(claim.exclusive) or self._gate.holder(claim.exclusive)
         if not pid:
             return ""
         try:
@@ -146,11 +146,11 @@ class Stripe:
         if not exclusive and any(claim.granted for claim in self._claims):
             # The file is ours already. Yet pass through the gate: readers of this process that
             # relieve one another would otherwise shut out another process's writer for ever.
-            passed = self._gate.try_lock(exclusive=True)
+            passed = self._gate.try_lock(exclusive=False)
             self._gate.unlock()
             return passed
         if not self._gate_kept:
-            if not self._gate.try_lock(exclusive=True):
+            if not self._gate.try_lock(exclusive):
                 return False
             self._gate_kept = True
         if not self._rw.try_lock(exclusive):
@@ -168,7 +168,7 @@ class _LockFile(fasteners.InterProcessReaderWriterLock):  # type: ignore[misc]
     """
 
     # fasteners' attribute: the open file, None while it is shut.
-    lockfile: IO[str] | None
+    lockfile: FileIO | None
 
     def __init__(self, path: str, mode: int) -> None:
         super().__init__(path)
@@ -177,15 +177,17 @@ class _LockFile(fasteners.InterProcessReaderWriterLock):  # type: ignore[misc]
 
     def try_lock(self, exclusive: bool) -> bool:
         try:
-            if exclusive:
-                return bool(self.acquire_write_lock(blocking=False))
-            return bool(self.acquire_read_lock(blocking=False))
+            return self._try_lock(exclusive)
         except (RuntimeError, OSError) as error:
             raise HyperslabError(
-                f"the lock file {self._path} cannot be locked: {error}. Set"
-                " HYPERSLAB_LOCK_DIR (or lock_dir=) to a directory on a local disk that you may"
-                " write to"
+                f"the lock file {self._path} cannot be locked: {error}. Set HYPERSLAB_LOCK_DIR (or"
+                " lock_dir=) to a directory on a local disk that you may write to"
             ) from error
+
+    def _try_lock(self, exclusive: bool) -> bool:
+        if exclusive:
+            return bool(self.acquire_write_lock(blocking=False))
+        return bool(self.acquire_read_lock(blocking=False))
 
     def unlock(self) -> None:
         if self.lockfile is not None:
@@ -212,14 +214,31 @@ class _LockFile(fasteners.InterProcessReaderWriterLock):  # type: ignore[misc]
 
     def _do_open(self) -> None:
         if self.lockfile is None:
-            # Made here, since fasteners makes files with the umask's permissions. Closing a
-            # file drops this process's locks on it: it has none while its lock file is shut.
-            os.close(open_lock_file(self._path, self._mode))
-            super()._do_open()
+            # Not fasteners' way, which makes a directory that is missing and gives the file the
+            # umask's permissions.
+            self.lockfile = FileIO(open_lock_file(self._path, self._mode), "r+")
             _kept_open.add(self)
 
     def _do_close(self) -> None:
         # Within a share of the open files a process may have: 64 stripes are 128 files.
         if len(_kept_open) > _KEEP_OPEN:
-            super()._do_close()
-            _kept_open.discard(self)
+            self.close()
+
+
+class _GateFile(_LockFile):
+    """A lock file without fasteners' timing and logging, 1 µs instead of 8: only ever tried."""
+
+    def _try_lock(self, exclusive: bool) -> bool:
+        self._do_open()
+        assert self.lockfile is not None
+        kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
+        try:
+            fcntl.lockf(self.lockfile, kind | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):  # EAGAIN or EACCES, as the system likes.
+            return False
+        return True
+
+    def unlock(self) -> None:
+        if self.lockfile is not None:
+            fcntl.lockf(self.lockfile, fcntl.LOCK_UN)
+            self._do_close()

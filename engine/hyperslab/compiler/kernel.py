@@ -88,6 +88,8 @@ class Kernel:
                 loaded = self._loaded[compiled.digest] = rebuild(compiled.payload)
         try:
             loaded(*values)
+        except TypeError as error:
+            raise KernelError(str(error), kernel=self.name) from None
         except KernelRaised as raised:
             where = f" at {raised.filename}:{raised.line}" if raised.filename else ""
             raise KernelError(
@@ -104,15 +106,15 @@ class Kernel:
 
 
 def _as_argument(value: Any) -> Any:
-    if isinstance(value, np.memmap):
-        return np.asarray(value)
-    if isinstance(value, (np.ndarray, np.generic, int, float, complex, tuple)):
-        return value
-    if not hasattr(value, "__array__") and not isinstance(value, list):
-        return value
-    array = np.asarray(value).view()
-    array.flags.writeable = False
-    return array
+    if isinstance(value, np.ndarray):
+        return np.asarray(value)  # a subclass, such as np.memmap, is the same memory
+    if isinstance(value, list) or (
+        hasattr(value, "__array__") and not isinstance(value, np.generic)
+    ):
+        array = np.asarray(value).view()
+        array.flags.writeable = False
+        return array
+    return value
 
 
 @overload

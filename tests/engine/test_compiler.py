@@ -1,0 +1,777 @@
+"""Kernels are compiled once, for exact types, into machine code that is right and explains itself."""
+
+from __future__ import annotations
+
+import math
+import pickle
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numba
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hyperslab.compiler import Kernel, check_dtype, compile_kernel, describe, kernel, publish
+from hyperslab.errors import KernelError
+from hyperslab_workers.kernel import (
+    ArrayType,
+    KernelRaised,
+    LoadedKernel,
+    ScalarType,
+    TupleType,
+    load,
+    rebuild,
+    type_of,
+)
+
+OFFSET = 2.5
+TABLE = np.array([1.0, 10.0, 100.0])
+BIG_TABLE = np.zeros(200_000)
+SOMETHING = object()
+
+
+def compiled(function, *args, equal_shapes=(), **options) -> LoadedKernel:
+    made = function if isinstance(function, Kernel) else kernel(**options)(function)
+    types = tuple(type_of(value) for value in args)
+    return rebuild(compile_kernel(made, types, equal_shapes=equal_shapes).payload)
+
+
+def run(function, *args, route="native", **options) -> None:
+    loaded = compiled(function, *args, **options)
+    assert loaded.route == route
+    loaded(*args)
+
+
+def frozen(array):
+    array.flags.writeable = False
+    return array
+
+
+def line_of(function, text: str) -> int:
+    lines = Path(__file__).read_text().splitlines()
+    start = (getattr(function, "py_func", function)).__code__.co_firstlineno
+    return next(n for n, line in enumerate(lines[start - 1 :], start) if text in line)
+
+
+def copy3(a, out):
+    for i in range(a.shape[0]):
+        for j in range(a.shape[1]):
+            for k in range(a.shape[2]):
+                out[i, j, k] = a[i, j, k] * 2 + 1
+
+
+def copy1(a, out):
+    for i in range(a.shape[0]):
+        out[i] = a[i]
+
+
+def past_the_end(a, out):
+    for i in range(a.shape[0]):
+        out[i + 1] = a[i]  # one too far
+
+
+# ---------------------------------------------------------------- the decorator
+
+
+def test_decorating_imports_no_numba():
+    code = (
+        "import sys, hyperslab.compiler as c\n"
+        "@c.kernel\ndef f(a, out): out[0] = a[0]\n"
+        "@c.kernel(boundscheck=False, fastmath=True)\ndef g(a, out): out[0] = a[0]\n"
+        "assert 'numba' not in sys.modules and 'llvmlite' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_kernel_looks_like_its_function():
+    @kernel(boundscheck=False)
+    def scale(a, factor=2.0):
+        """Scale in place."""
+        a[0] *= factor
+
+    assert scale.name == scale.__name__ == "scale"
+    assert scale.__doc__ == "Scale in place."
+    assert scale.parameters == ("a", "factor")
+    assert dict(scale.options) == {
+        "boundscheck": False,
+        "fastmath": False,
+        "error_model": "numpy",
+    }
+    assert scale.filename == __file__
+    assert repr(scale) == "<hyperslab kernel scale(a, factor)>"
+
+
+def test_dispatcher_keeps_what_it_was_told():
+    @numba.njit(fastmath=True)
+    def f(a, out):
+        out[0] = a[0]
+
+    assert kernel(f).options["fastmath"] is True
+    assert kernel(f).options["error_model"] == "python"
+    assert kernel(error_model="numpy")(f).options["error_model"] == "numpy"
+    assert kernel(f).function is f.py_func
+
+
+def generator(a):
+    yield a
+
+
+async def coroutine(a):
+    a[0] = 1
+
+
+def star(*arrays):
+    arrays[0][0] = 1
+
+
+def keywords(a, **more):
+    a[0] = 1
+
+
+def keyword_only(a, *, b):
+    a[0] = b
+
+
+@pytest.mark.parametrize(
+    ("thing", "says"),
+    [
+        (generator, "generator"),
+        (coroutine, "async"),
+        (star, r"\*arrays"),
+        (keywords, r"\*\*more"),
+        (keyword_only, "by keyword only"),
+        (dict, "class"),
+        (math.sqrt, "plain Python function"),
+        (3, "plain Python function"),
+        (kernel(copy1), "already"),
+    ],
+)
+def test_what_cannot_be_a_kernel(thing, says):
+    with pytest.raises(KernelError, match=says):
+        kernel(thing)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"boundcheck": True}, "did you mean boundscheck"),
+        ({"parallel": True}, "takes care of that itself"),
+        ({"colour": 1}, "the options are"),
+        ({"boundscheck": "yes"}, "'yes': it must be True or False"),
+        ({"error_model": "c"}, "'numpy' or 'python'"),
+        ({"fastmath": {"fast", "nope"}}, "no flag 'nope'"),
+    ],
+)
+def test_options_are_checked(options, says):
+    with pytest.raises(KernelError, match=says):
+        kernel(**options)
+
+
+MODULE_KERNEL = kernel(copy1)
+
+
+def test_module_level_kernel_pickles_by_name():
+    MODULE_KERNEL.function.__qualname__ = "MODULE_KERNEL"
+    try:
+        assert pickle.loads(pickle.dumps(MODULE_KERNEL)) is MODULE_KERNEL
+    finally:
+        MODULE_KERNEL.function.__qualname__ = "copy1"
+
+
+# ---------------------------------------------------------------- the right answer
+
+DTYPES = [
+    "?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f4", "f8", "c8", "c16",
+    "M8[ns]", "m8[D]",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_dtype_is_copied_exactly(dtype):
+    raw = np.random.default_rng(1).integers(0, 2 if dtype == "?" else 256, 96, dtype="u1")
+    a = frozen(raw.view(dtype))
+    out = np.zeros_like(a)
+    run(copy1, a, out)
+    assert out.tobytes() == a.tobytes()
+
+
+def test_structured_records():
+    dtype = np.dtype([("time", "i8"), ("value", "f4"), ("grid", "f8", (2,))])
+    a = np.zeros(3, dtype)
+    a["value"] = [1, 2, 3]
+    a["grid"][:, 1] = 7
+    out = np.zeros(3)
+
+    def f(a, out):
+        for i in range(a.shape[0]):
+            out[i] = a[i].value + a[i].grid[1]
+
+    run(f, frozen(a), out)
+    assert out.tolist() == [8, 9, 10]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [True, 3, -1.5, 2 - 1j, np.float32(0.1), np.int8(-3), np.uint64(2**63), np.complex64(1j)],
+    ids=repr,
+)
+def test_every_scalar_arrives(value):
+    out = np.zeros(1, np.asarray(value).dtype)
+
+    def f(x, out):
+        out[0] = x
+
+    run(f, value, out)
+    assert out[0] == value
+
+
+def test_tuples_and_times():
+    out = np.zeros(2, "i8")
+    stamps = np.zeros(1, "M8[s]")
+
+    def f(origin, now, out, stamps):
+        out[0] = origin[0]
+        out[1] = origin[2]
+        stamps[0] = now
+
+    now = np.datetime64("2020-02-02T02:02:02", "s")
+    run(f, (5, 6, -7), now, out, stamps)
+    assert out.tolist() == [5, -7]
+    assert stamps[0] == now
+
+
+shapes = st.lists(st.integers(0, 4), min_size=3, max_size=3).map(tuple)
+COPY3 = kernel(copy3)
+
+
+@given(shape=shapes, order=st.permutations(range(3)), step=st.sampled_from([1, 2, -1]))
+@settings(max_examples=60, deadline=None)
+def test_any_shape_and_strides(shape, order, step):
+    a = np.arange(math.prod(shape), dtype="f8").reshape(shape).transpose(order)[::step]
+    out = np.zeros_like(a)
+    compiled(COPY3, a, out)(a, out)
+    np.testing.assert_array_equal(out, a * 2 + 1)
+
+
+def test_zero_dimensional_arrays():
+    a, out = np.array(3.0), np.array(0.0)
+
+    def f(a, out):
+        out[()] = a[()] * 2
+
+    run(f, a, out)
+    assert out[()] == 6
+
+
+def test_globals_closures_defaults_and_helpers():
+    factor = 3.0
+    weights = np.array([1.0, 2.0])
+
+    @numba.njit
+    def inner(x):
+        return x + OFFSET
+
+    @numba.njit(inline="always")
+    def outer(x):
+        return inner(x) * factor
+
+    @kernel
+    def add_one(out):
+        out[0] += 1
+
+    @kernel
+    def f(a, out, power=2, shift=0.5):
+        out[0] = outer(a[0]) ** power + weights[1] + TABLE[2] + shift
+        add_one(out)
+
+    a, out = np.array([1.0]), np.zeros(1)
+    f(a, out)
+    assert out[0] == ((1 + OFFSET) * 3) ** 2 + 2 + 100 + 0.5 + 1
+    f(a, out, 1)
+    assert out[0] == (1 + OFFSET) * 3 + 2 + 100 + 0.5 + 1
+    assert not inner.overloads, "the user's own dispatcher was touched"
+
+
+def test_temporaries_and_numpy_functions_run_without_numba():
+    a = frozen(np.random.default_rng(0).normal(size=(20, 30)))
+    out = np.zeros_like(a)
+
+    def f(a, out):
+        scratch = np.zeros(a.shape[1])
+        for i in range(a.shape[0]):
+            scratch += np.exp(a[i])
+        out[:] = (a - a.mean()) * scratch
+
+    run(f, a, out)
+    np.testing.assert_allclose(out, (a - a.mean()) * np.exp(a).sum(axis=0), rtol=1e-12)
+
+
+def test_temporaries_are_freed():
+    def f(out):
+        for i in range(4000):
+            block = np.zeros(1 << 17)
+            out[0] += block[i] + 1
+
+    out = np.zeros(1)
+    limited = (
+        "import resource, sys, numpy as np\n"
+        "from pathlib import Path\n"
+        "from hyperslab_workers.kernel import rebuild\n"
+        "run = rebuild(Path(sys.argv[1]).read_bytes())\n"
+        "used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + (256 << 20),) * 2)\n"
+        "out = np.zeros(1); run(out); assert out[0] == 4000\n"
+    )
+    code = compile_kernel(kernel(f), (type_of(out),))
+    assert code.route == "native"
+    with_file(code.payload, limited)
+
+
+def with_file(payload: bytes, code: str) -> None:
+    import tempfile
+
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(payload)
+        file.flush()
+        subprocess.run([sys.executable, "-c", code, file.name], check=True, timeout=60)
+
+
+def test_what_needs_numba_takes_the_other_route(capfd):
+    a, out = frozen(np.array([3.0, 1.0, 2.0])), np.zeros(3)
+
+    def f(a, out):
+        out[:] = a
+        print("first", out[0])
+
+    run(f, a, out, route="numba")
+    assert out.tolist() == [3, 1, 2]
+    assert capfd.readouterr().out == "first 3.0\n"
+
+
+def test_both_routes_give_the_same_bits():
+    def native(a, out):
+        for i in range(a.shape[0]):
+            out[i] = math.sin(a[i]) / (a[i] - 1) ** 1.7
+
+    def other(a, out):
+        if a[0] > 1e300:
+            print("never")
+        for i in range(a.shape[0]):
+            out[i] = math.sin(a[i]) / (a[i] - 1) ** 1.7
+
+    a = np.linspace(1, 9, 1000)
+    first, second = np.zeros_like(a), np.zeros_like(a)
+    run(native, a, first)
+    run(other, a, second, route="numba")
+    assert first.tobytes() == second.tobytes()
+
+
+def test_error_model():
+    def f(a, out):
+        out[0] = a[0] / a[1]
+
+    a, out = np.array([1.0, 0.0]), np.zeros(1)
+    run(f, a, out)
+    assert out[0] == np.inf
+    with pytest.raises(KernelRaised, match="ZeroDivisionError"):
+        run(f, a, out, error_model="python")
+
+
+# ---------------------------------------------------------------- bounds
+
+
+def test_out_of_bounds_is_caught_with_its_line():
+    with pytest.raises(KernelRaised) as caught:
+        run(past_the_end, np.ones(3), np.zeros(3))
+    raised = caught.value
+    assert raised.type_name == "IndexError"
+    assert raised.filename == __file__
+    assert raised.line == line_of(past_the_end, "# one too far")
+    assert raised.function == "past_the_end"
+
+
+@pytest.mark.parametrize("index", [3, -4])
+def test_out_of_bounds_in_a_helper_is_caught(index):
+    @numba.njit
+    def pick(a, i):
+        return a[i]  # in the helper
+
+    def f(a, i, out):
+        out[0] = pick(a, i)
+
+    with pytest.raises(KernelRaised, match="index is out of bounds") as caught:
+        run(f, np.ones(3), index, np.zeros(1))
+    assert caught.value.line == line_of(pick, "# in the helper")
+    assert caught.value.function == "pick"
+
+
+def test_negative_indices_wrap():
+    def f(a, out):
+        for i in range(a.shape[0]):
+            out[i] = a[-1 - i]
+
+    a, out = np.arange(4.0), np.zeros(4)
+    run(f, a, out, equal_shapes=(((0, 0, 0), (1, 0, 0)),))
+    assert out.tolist() == [3, 2, 1, 0]
+
+
+SAME = (((0, 0, 0), (1, 0, 0)), ((0, 1, 0), (1, 1, 0)), ((0, 2, 0), (1, 2, 0)))
+
+
+def test_equal_shapes_change_no_bit_and_are_checked():
+    a, out = np.random.default_rng(0).normal(size=(3, 4, 5)), np.zeros((3, 4, 5))
+    loaded = compiled(COPY3, a, out, equal_shapes=SAME)
+    loaded(a, out)
+    np.testing.assert_array_equal(out, a * 2 + 1)
+    with pytest.raises(TypeError, match=r"a.shape\[1\] = 4, out.shape\[1\] = 3"):
+        loaded(a, np.zeros((3, 3, 5)))
+
+
+def test_equal_shapes_still_catch_an_index_out_of_bounds():
+    a, out = np.ones(3), np.zeros(3)
+    with pytest.raises(KernelRaised, match="IndexError"):
+        run(past_the_end, a, out, equal_shapes=(((0, 0, 0), (1, 0, 0)),))
+
+
+def test_equal_shapes_with_a_halo():
+    def smooth(a, out):
+        for i in range(out.shape[0]):
+            out[i] = a[i] + a[i + 1] + a[i + 2]
+
+    a, out = np.arange(6.0), np.zeros(4)
+    groups = (((0, 0, 2), (1, 0, 0)),)
+    run(smooth, a, out, equal_shapes=groups)
+    assert out.tolist() == [3, 6, 9, 12]
+    with pytest.raises(TypeError, match=r"a.shape\[0\] = 6 \(less 2\), out.shape\[0\] = 5"):
+        compiled(smooth, a, out, equal_shapes=groups)(a, np.zeros(5))
+
+
+def test_equal_shapes_remove_the_check():
+    """Where the lengths are known to agree, no IndexError is left in the machine code."""
+    a, out = np.zeros((1, 1, 1)), np.zeros((1, 1, 1))
+    types = (type_of(a), type_of(out))
+    free = pickle.loads(compile_kernel(COPY3, types, equal_shapes=SAME).payload)
+    checked = pickle.loads(compile_kernel(COPY3, types).payload)
+    assert [what[0] for what in checked["raises"].values()] == ["IndexError"]
+    assert not free["raises"]
+
+
+def test_equal_shapes_that_name_no_axis():
+    a = np.zeros(1)
+    with pytest.raises(ValueError, match="axis 1 of argument 0"):
+        compiled(copy1, a, a, equal_shapes=(((0, 1, 0), (1, 0, 0)),))
+
+
+# ---------------------------------------------------------------- exceptions
+
+
+class Unhappy(Exception):
+    def __init__(self, one, two):
+        super().__init__(f"{one} and {two}")
+
+
+def test_exceptions_of_the_user():
+    def f(a, out):
+        if a[0] > 0:
+            raise Unhappy("salt", 3)  # here
+        out[0] = a[0]
+
+    with pytest.raises(KernelRaised) as caught:
+        run(f, np.ones(1), np.zeros(1))
+    raised = caught.value
+    assert (raised.type_name, raised.message) == ("Unhappy", "salt and 3")
+    assert raised.line == line_of(f, "# here")
+    assert pickle.loads(pickle.dumps(raised)).line == raised.line
+
+
+def test_exceptions_with_run_time_values():
+    def f(a, out):
+        if a[0] > 0:
+            raise ValueError("too hot", a[0])  # here
+        out[0] = a[0]
+
+    with pytest.raises(KernelRaised) as caught:
+        run(f, np.array([41.5]), np.zeros(1), route="numba")
+    assert caught.value.type_name == "ValueError"
+    assert caught.value.message == "('too hot', 41.5)"
+    assert caught.value.line == line_of(f, "# here")
+    assert caught.value.function == "f"
+
+
+def test_slice_assignment_of_another_shape():
+    def f(a, out):
+        out[:] = a  # does not fit
+
+    with pytest.raises(KernelRaised, match="array of another shape") as caught:
+        run(f, np.ones(3), np.zeros(4))
+    assert caught.value.line == line_of(f, "# does not fit")
+
+
+# ---------------------------------------------------------------- what cannot be compiled
+
+
+def assigns_to_input(a, out):
+    a[0] = out[0]  # fails
+
+
+def unknown_name(a, out):
+    out[0] = 1
+    out[0] = not_defined(a)  # noqa: F821  # fails
+
+
+def plain_helper(x):
+    return x
+
+
+def calls_plain(a, out):
+    out[0] = plain_helper(a[0])  # fails
+
+
+def python_object(a, out):
+    out[0] = SOMETHING.value  # fails
+
+
+def unsupported_numpy(a, out):
+    out[0] = np.gradient(a)  # fails
+
+
+def too_many_indices(a, out):
+    out[0] = a[0, 0]  # fails
+
+
+def mixed_types(a, out):
+    x = "text"
+    out[0] = x  # fails
+
+
+@pytest.mark.parametrize(
+    ("function", "says"),
+    [
+        (assigns_to_input, ["Cannot modify readonly array", "hs.write(...) or hs.update(...)"]),
+        (unknown_name, ["'not_defined' is not defined", "define the name"]),
+        (calls_plain, ["plain_helper", "decorate the helper with numba.njit"]),
+        (python_object, ["'SOMETHING'", "take the numbers out of the Python object"]),
+        (unsupported_numpy, ["numpy.gradient", "write the operation as a loop"]),
+        (too_many_indices, ["cannot index", "number of indices"]),
+        (mixed_types, ["No implementation of setitem"]),
+    ],
+)
+def test_compile_errors_name_kernel_line_types_and_remedy(function, says):
+    a, out = frozen(np.zeros(3, "f4")), np.zeros(3)
+    with pytest.raises(KernelError) as caught:
+        compile_kernel(kernel(function), (type_of(a), type_of(out)), ("t", "result"))
+    message = str(caught.value)
+    assert caught.value.kernel == function.__name__
+    assert f"{__file__}:{line_of(function, '# fails')}" in message
+    assert "t: float32 array, 1 dimension, read-only" in message
+    assert "result: float64 array, 1 dimension\n" in message + "\n"
+    for words in says:
+        assert words in message
+    assert "During:" not in message and "\x1b" not in message
+    assert caught.value.__cause__ is None and caught.value.__suppress_context__
+
+
+def test_wrong_number_of_arguments():
+    with pytest.raises(KernelError, match=r"copy1\(a, out\) takes 2 arguments and was given 1"):
+        compiled(copy1, np.zeros(1))
+    with pytest.raises(KernelError, match="was given 3"):
+        compiled(copy1, np.zeros(1), np.zeros(1), 1)
+
+
+def test_returning_a_value_is_refused():
+    def f(a):
+        return a[0]
+
+    with pytest.raises(KernelError, match="returns a value .* output argument"):
+        compiled(f, np.zeros(1))
+
+
+@numba.njit
+def fibonacci(n):
+    if n < 2:
+        return 1
+    return fibonacci(n - 1) + fibonacci(n - 2)
+
+
+def test_recursion_is_refused():
+    def f(out):
+        out[0] = fibonacci(5)
+
+    with pytest.raises(KernelError, match="recursive"):
+        compiled(f, np.zeros(1))
+
+
+def test_object_mode_is_refused():
+    def f(out):
+        with numba.objmode():
+            print(out)
+        out[0] = 1
+
+    with pytest.raises(KernelError, match="objmode"):
+        compiled(f, np.zeros(1))
+
+
+def test_large_constants_are_refused():
+    def f(out):
+        out[0] = BIG_TABLE[3]
+
+    with pytest.raises(KernelError, match=r"array BIG_TABLE \(1.6 MB\).*whole=True"):
+        compiled(f, np.zeros(1))
+
+
+def test_defaults_must_be_plain():
+    def f(out, table=TABLE):
+        out[0] = table[0]
+
+    with pytest.raises(KernelError, match="not a number"):
+        compiled(f, np.zeros(1))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "remedy"),
+    [
+        ("f2", "astype('<f4')"),
+        (np.longdouble, "astype('<f8')"),
+        (np.clongdouble, "astype('<c16')"),
+        (">f4", "astype('<f4')"),
+        ("O", "astype('<f8')"),
+        ("S3", "not on text"),
+        ("U3", "not on text"),
+        ("V7", "view('u1')"),
+        ([("good", "f4"), ("bad", ">i2")], "field 'bad'"),
+    ],
+)
+def test_dtypes_kernels_cannot_take(dtype, remedy):
+    with pytest.raises(KernelError) as caught:
+        compiled(copy1, np.zeros(2, dtype), np.zeros(2))
+    assert "argument 'a'" in str(caught.value) and remedy in str(caught.value)
+    with pytest.raises(KernelError):
+        check_dtype("a", np.dtype(dtype))
+
+
+def test_numba_disabled_is_said(monkeypatch):
+    monkeypatch.setattr(numba.config, "DISABLE_JIT", 1)
+    with pytest.raises(KernelError, match="NUMBA_DISABLE_JIT"):
+        compiled(copy1, np.zeros(1), np.zeros(1))
+
+
+def test_types_in_words():
+    assert describe("f", ScalarType(np.dtype("f8"))) == "f: float64 number"
+    assert describe("o", TupleType(3)) == "o: tuple of 3 integers"
+    strided = ArrayType(np.dtype("i2"), 2, "A", True)
+    assert describe("x", strided) == "x: int16 array, 2 dimensions, strided"
+
+
+# ---------------------------------------------------------------- calling in this process
+
+
+def test_calling_runs_the_machine_code():
+    @kernel
+    def f(a, out):
+        for i in range(a.shape[0]):
+            out[i] = a[i] / 0.0
+
+    out = np.zeros(2)
+    f([1.0, -1.0], out)  # Python alone would raise ZeroDivisionError
+    assert out.tolist() == [np.inf, -np.inf]
+
+
+def test_calling_reports_errors():
+    out = np.zeros(2)
+    with pytest.raises(KernelError, match=r"past_the_end raised IndexError.*test_compiler.py:"):
+        kernel(past_the_end)(out, out)
+    with pytest.raises(KernelError, match="Cannot modify readonly array"):
+        kernel(copy1)(out, [0.0, 0.0])
+    with pytest.raises(KernelError, match="not str"):
+        kernel(copy1)(out, "text")
+    unaligned = np.zeros(17, "u1")[1:].view("f8")
+    with pytest.raises(KernelError, match="not aligned"):
+        kernel(copy1)(unaligned, out)
+
+
+# ---------------------------------------------------------------- caching and publishing
+
+
+def test_compiled_once_per_signature_and_thread():
+    made = kernel(copy1)
+    types = (type_of(np.zeros(1)), type_of(np.zeros(1)))
+    results: list[object] = []
+    threads = [
+        threading.Thread(target=lambda: results.append(compile_kernel(made, types)))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 4 and len({id(r) for r in results}) == 1
+    other = (type_of(np.zeros(1, "f4")), types[1])
+    assert compile_kernel(made, other) is not results[0]
+
+
+def test_publish_is_atomic_and_idempotent(tmp_path):
+    out = np.zeros(1)
+    code = compile_kernel(kernel(copy1), (type_of(out), type_of(out)))
+    ref = publish(code, tmp_path)
+    before = Path(ref.path).stat()
+    assert publish(code, tmp_path) == ref
+    assert Path(ref.path).stat().st_mtime_ns == before.st_mtime_ns
+    assert [p.name for p in tmp_path.iterdir()] == [Path(ref.path).name]
+    assert load(ref).types == code.types
+
+
+# ---------------------------------------------------------------- where kernels come from
+
+SCRIPT = """
+import numba, numpy as np
+from hyperslab.compiler import kernel
+@numba.njit
+def half(x): return x / 2
+@kernel
+def f(a, out):
+    for i in range(a.shape[0]):
+        out[i] = half(a[i])
+out = np.zeros(2)
+f(np.array([2.0, 4.0]), out)
+assert out.tolist() == [1, 2]
+try:
+    f(np.zeros(3), out)
+except Exception as error:
+    assert "IndexError" in str(error) and ":9" in str(error), error
+else:
+    raise SystemExit("not caught")
+"""
+
+
+@pytest.mark.parametrize("how", ["script", "-c", "stdin"])
+def test_kernels_of_scripts(how, tmp_path):
+    arguments: list[str] = []
+    if how == "script":
+        (tmp_path / "script.py").write_text(SCRIPT)
+        arguments = [str(tmp_path / "script.py")]
+    elif how == "-c":
+        arguments = ["-c", SCRIPT]
+    text = SCRIPT if how == "stdin" else None
+    subprocess.run([sys.executable, *arguments], input=text, text=True, check=True, timeout=60)
+
+
+def test_kernels_made_by_exec():
+    scope = {"np": np}
+    exec("def f(a, out):\n    out[0] = np.sqrt(a[0])\n", scope)
+    out = np.zeros(1)
+    run(scope["f"], np.array([9.0]), out)
+    assert out[0] == 3
+
+
+def test_kernels_of_notebooks(tmp_path, monkeypatch):
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    subprocess.run(
+        [sys.executable, "-m", "IPython", "--no-banner", "--colors=nocolor", "-c", SCRIPT],
+        check=True,
+        timeout=60,
+        cwd=tmp_path,
+    )
