@@ -1,9 +1,10 @@
 """Threads and independent programs read and update one file, and nothing is torn or lost.
 
-    python examples/readers_and_writers.py [--quick] [--seconds S] [--agents N]
+    python examples/readers_and_writers.py [--quick] [--seconds S] [--agents N] [--pause MS]
 
-The file holds 64 rows of 1 MiB. An update adds one to all elements of a row; a read looks for
-the least and the greatest of a row, which are equal if all is well. Two things can go wrong:
+The file holds 64 rows of 256 KiB. An update adds one to all elements of a row; a read looks for
+the least and the greatest of a row, which are equal if all is well. Half-way through, both pause
+for a millisecond, as if for a disk or a longer computation. Two things can go wrong:
 
 torn   a reader saw a row half before and half after an update;
 lost   two updates read the same number, so that one of them is gone.
@@ -39,7 +40,7 @@ from rich.table import Table
 
 import hyperslab as hs
 
-ROWS, ELEMENTS = 64, 128 * 1024  # A row of float64 is 1 MiB, the file 64 MiB.
+ROWS, ELEMENTS = 64, 32 * 1024  # A row of float64 is 256 KiB, the file 16 MiB.
 PATIENCE = 30.0  # Seconds; nobody holds a lock for more than a few milliseconds here.
 
 Lock = Callable[[int, bool], AbstractContextManager[None]]
@@ -60,11 +61,19 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One measurement: a way to lock and how many accesses of a hundred are updates."""
+    """One measurement."""
 
     lock: str
+    """Name of the way to lock."""
+
     updates: int
+    """How many accesses of a hundred are updates."""
+
     seconds: float
+    """How long it lasts."""
+
+    pause: float
+    """Seconds that an access pauses half-way, holding its lock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,10 +150,13 @@ def work(array: hs.Array, cell: Cell, start: float, seed: int) -> Tally:
             if write:
                 np.add(data[row], 1, out=values)
                 data[row, middle:] = values[middle:]
+                time.sleep(cell.pause)
                 data[row, :middle] = values[:middle]
                 updates += 1
             else:
-                torn += bool(data[row].min() != data[row].max())
+                least = data[row].min()
+                time.sleep(cell.pause)
+                torn += bool(data[row].max() != least)
                 reads += 1
     return Tally(reads, updates, torn)
 
@@ -188,7 +200,7 @@ class Programs:
             program.wait(timeout=PATIENCE)
 
     def work(self, cell: Cell, start: float) -> Tally:
-        message = json.dumps([start, cell.lock, cell.updates, cell.seconds])
+        message = json.dumps([start, cell.lock, cell.updates, cell.seconds, cell.pause])
         for program in self._running:
             program.stdin.write(message + "\n")
         answers = [json.loads(program.stdout.readline()) for program in self._running]
@@ -238,6 +250,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=0.2, help="for each cell (default 0.2)")
     parser.add_argument("--agents", type=int, default=3, help="threads, and programs (default 3)")
+    parser.add_argument("--pause", type=float, default=1.0, help="milliseconds in each access")
     parser.add_argument("--quick", action="store_true", help="two mixes only, 0.05 s a cell")
     parser.add_argument("--agent", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -247,7 +260,7 @@ def main() -> int:
 
     seconds = min(options.seconds, 0.05) if options.quick else options.seconds
     mixes = (5, 50) if options.quick else (0, 5, 50, 100)
-    number, console = options.agents, Console()
+    number, pause, console = options.agents, options.pause / 1000, Console()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         path = folder / "rows.npy"
@@ -262,7 +275,7 @@ def main() -> int:
                 mine = pool.submit(threads, cell, start)
                 return programs.work(cell, start) + mine.result()
 
-        together = measure(array, Cell("striped reader-writer", 50, 4 * seconds), both)
+        together = measure(array, Cell("striped reader-writer", 50, 4 * seconds, pause), both)
         console.print(
             f"{number} threads and {number} programs on one file, half of it updates, under"
             f" array.lock: {together.operations:,.0f} operations/s, {together.torn} torn,"
@@ -273,7 +286,10 @@ def main() -> int:
         kinds = {"threads": threads, "processes": programs.work}
         tables: dict[str, dict[Cell, Result]] = {kind: {} for kind in kinds}
         plan = [
-            (kind, Cell(lock, mix, seconds)) for kind in kinds for mix in mixes for lock in LOCKS
+            (kind, Cell(lock, mix, seconds, pause))
+            for kind in kinds
+            for mix in mixes
+            for lock in LOCKS
         ]
         for kind, cell in track(plan, "measuring", console=console, transient=True):
             result = tables[kind][cell] = measure(array, cell, kinds[kind])
@@ -283,8 +299,10 @@ def main() -> int:
         console.print(cost_table(f"{number} {kind}", cells))
     console.print(
         "Torn and lost are to be expected without a lock, and between threads with the two locks"
-        " that belong to the process. Stripes let accesses to different rows go on side by side;"
-        " the busier the file, the more they are worth."
+        " that belong to the process, which do not make threads wait for each other. Where a lock"
+        " does protect, the mutex lets one access at a time through, the reader-writer lock also"
+        " readers together, and stripes also updates of different rows. With --pause 0 the locks'"
+        " own cost shows."
     )
     if faults:
         console.print(

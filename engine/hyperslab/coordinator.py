@@ -18,23 +18,24 @@ import heapq
 import itertools
 import os
 import queue
+import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import BrokenExecutor, Future
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
 from hyperslab.compiler import compile_kernel, publish
 from hyperslab.errors import JobInterrupted
-from hyperslab.failures import lost, raise_failure
+from hyperslab.failures import lost, never_started, raise_failure
 from hyperslab.merging import Merger
 from hyperslab.plan import Plan
 from hyperslab.pool import Death, Pool, death_of
 from hyperslab.progress import ProgressDisplay
 from hyperslab.report import Report, Span
 from hyperslab_workers.access import Placement, Privilege
-from hyperslab_workers.board import FINISHED, IDLE, Board
+from hyperslab_workers.board import FINISHED, IDLE, RUNNING, WRITING, Board
 from hyperslab_workers.task import Job, Outcome, Task
 
 __all__ = ["drive"]
@@ -47,6 +48,10 @@ _PATIENCE = 0.5
 
 _DEATHS = 2
 """Deaths of its worker after which a region is given up."""
+
+_FALSE_STARTS = 5
+"""Restarts in a row, without a task that began, after which workers are taken to be unable to
+start. One or two happen where idle workers were killed."""
 
 _COMPILED = 0.01
 """Seconds above which getting the machine code was a compilation and not a look-up."""
@@ -70,9 +75,14 @@ def drive(plan: Plan, pool: Pool, session: Path, progress: ProgressDisplay) -> R
         Ctrl-C.
     """
     started = time.monotonic()
-    # Workers start while the kernel is compiled.
-    pool.start()
-    compiled = compile_kernel(plan.kernel, plan.types)
+    try:
+        # Workers start while the kernel is compiled.
+        pool.start()
+        compiled = compile_kernel(plan.kernel, plan.types, equal_shapes=plan.equal_lengths)
+    except KeyboardInterrupt:
+        raise JobInterrupted(
+            f"kernel {plan.kernel.name} was interrupted before its first region"
+        ) from None
     compile_seconds = time.monotonic() - started
     with _job_directory(session) as directory:
         slots = _slots(plan, pool)
@@ -94,7 +104,8 @@ def drive(plan: Plan, pool: Pool, session: Path, progress: ProgressDisplay) -> R
         try:
             running.run()
         except KeyboardInterrupt:
-            running.stop()
+            with contextlib.suppress(KeyboardInterrupt):
+                running.stop()
             raise JobInterrupted(
                 f"kernel {plan.kernel.name} was interrupted after {running.regions:,} of "
                 f"{plan.regions:,} regions"
@@ -138,9 +149,8 @@ def _job_directory(session: Path) -> Iterator[Path]:
     try:
         yield directory
     finally:
-        for path in directory.iterdir():
-            path.unlink(missing_ok=True)
-        directory.rmdir()
+        # Should a thread of a foreign pool leave a last partial there, it goes with the session.
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 @dataclass(slots=True)
@@ -149,6 +159,16 @@ class _Flight:
 
     task: Task
     generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Lost:
+    """A task whose worker is gone, with what the board said of it."""
+
+    task: Task
+    state: int
+    region: int
+    worker: int
 
 
 class _Drive:
@@ -181,6 +201,8 @@ class _Drive:
         self._again: list[int] = []
         self._suspects: set[int] = set()
         self._deaths: Counter[int] = Counter()
+        self._false_starts = 0
+        self._generation = pool.generation
         self._flying: dict[Future[Outcome], _Flight] = {}
         self._landed: queue.SimpleQueue[Future[Outcome]] = queue.SimpleQueue()
         self._repeatable = not any(
@@ -194,27 +216,41 @@ class _Drive:
             try:
                 self._send()
                 self._receive()
-            except BrokenExecutor as error:
+            except self.pool.losses as error:
                 self._recover(death_of(error))
         self._merger.commit(self.plan.settings)
 
     def stop(self) -> None:
         """Leave no task running, whatever went wrong.
 
-        Workers look at the board before each region. Futures are not cancelled: loky's manager
-        thread can die of a cancelled one, and a task called off returns at once anyway.
+        Workers look at the board before each region and each write. Futures are not cancelled:
+        loky's manager thread can die of a cancelled one, and a task called off returns at once
+        anyway.
         """
         self._board.abort()
-        waiting = list(self._flying)
         deadline = time.monotonic() + _PATIENCE
-        for future in waiting:
-            with contextlib.suppress(Exception):
-                future.exception(timeout=max(deadline - time.monotonic(), 0.0))
-        if not all(future.done() for future in waiting):
-            self.pool.kill()
-            for future in waiting:
-                with contextlib.suppress(Exception):
-                    future.exception()
+        # A second Ctrl-C means: no patience.
+        with contextlib.suppress(KeyboardInterrupt):
+            while self._busy(RUNNING, WRITING) and time.monotonic() < deadline:
+                time.sleep(0.002)
+        if self._busy(RUNNING, WRITING) and not self.pool.kill():
+            # What the others compute now they will not write; writes that have begun are
+            # waited for.
+            while self._busy(WRITING):
+                time.sleep(0.002)
+
+    def _busy(self, *states: int) -> bool:
+        """Whether a task is in one of these states.
+
+        By the board and not by the futures alone: Ctrl-C may have come between the submission
+        of a task and its entry in the table.
+        """
+        over = {flight.task.slot for future, flight in self._flying.items() if future.done()}
+        return any(
+            self._board.state(slot)[0] in states
+            for slot in range(self._board.slots)
+            if slot not in over
+        )
 
     def _send(self) -> None:
         """Fill the pool, lowest task first: an ordered merge relies on it."""
@@ -229,8 +265,8 @@ class _Drive:
             slot = self._free[-1]
             self._board.clear(slot)
             task = Task(self._job, index, part.start, part.stop, slot, part.footprints)
+            self._generation = self.pool.generation
             future, generation = self.pool.submit(task)
-            # From here on the task is on its way: no exception may come between.
             self._flying[future] = _Flight(task, generation)
             self._free.pop()
             if self._again:
@@ -267,6 +303,7 @@ class _Drive:
         if len(self.spans) < _TIMELINE:
             self.spans.append((task, outcome))
         self._suspects.discard(task.index)
+        self._false_starts = 0
         self._done += 1
         self.regions += task.stop - task.start
         self._merger.add(outcome)
@@ -279,38 +316,45 @@ class _Drive:
         time, because any of them may be the one that kills.
         """
         flights = dict(self._flying)
-        generation = min((f.generation for f in flights.values()), default=self.pool.generation)
-        if not self.pool.restart(generation):
-            begun = [f.task for f in flights.values() if self._state(f.task) != IDLE]
-            raise lost(self.plan, death, [(t.start, t.stop) for t in begun], replaceable=False)
+        generation = min((f.generation for f in flights.values()), default=self._generation)
+        restarted = self.pool.restart(generation)
+        gone: list[_Lost] = []
         for future, flight in flights.items():
             if future.done() and not future.cancelled() and future.exception() is None:
                 self._land(future)
-            elif flight.generation < self.pool.generation:
+            elif not restarted or flight.generation < self.pool.generation:
+                state, region, _ = self._board.state(flight.task.slot)
+                gone.append(_Lost(flight.task, state, region, self._board.worker(flight.task.slot)))
                 del self._flying[future]
-                self._reschedule(flight, death)
                 self._release(flight)
+        begun = [(g.region, g.region + 1) for g in gone if g.state != IDLE and not self._saved(g)]
+        if not restarted:
+            raise lost(self.plan, death, begun, replaceable=False)
+        if begun and not self._repeatable:
+            raise lost(self.plan, death, begun)
+        if not begun:
+            self._false_starts += 1
+            if self._false_starts >= _FALSE_STARTS:
+                raise never_started(self.plan, death, self._false_starts)
+        for flight in gone:
+            self._reschedule(flight, death)
 
-    def _state(self, task: Task) -> int:
-        return self._board.state(task.slot)[0]
+    def _saved(self, gone: _Lost) -> bool:
+        """Whether all of a lost task is in its files, and only the answer was lost."""
+        return gone.state == FINISHED and not self._merger.expects_partials
 
-    def _reschedule(self, flight: _Flight, death: Death) -> None:
-        """Send a lost task again, or raise where that is not safe or not useful."""
-        task = flight.task
-        state, region, _ = self._board.state(task.slot)
-        if state == FINISHED and not self._repeatable and not self._merger.expects_partials:
-            # All of it is in the file and only the answer was lost.
-            self._finish(
-                task, Outcome(task.index, time.monotonic(), 0.0, 0, task.stop - task.start)
-            )
+    def _reschedule(self, gone: _Lost, death: Death) -> None:
+        """Send a lost task again, or raise where that is not useful."""
+        task = gone.task
+        if self._saved(gone):
+            regions = task.stop - task.start
+            self._finish(task, Outcome(task.index, time.monotonic(), 0.0, gone.worker, regions))
             return
-        if state != IDLE and not self._repeatable:
-            raise lost(self.plan, death, [(task.start, task.stop)])
-        if state not in (IDLE, FINISHED):
-            self._deaths[region] += 1
-            if self._deaths[region] >= _DEATHS:
-                raise lost(self.plan, death, [(region, region + 1)], times=_DEATHS)
-            self._suspects.add(task.index)
-        if state != IDLE:
+        if gone.state != IDLE:
             self.retries += 1
+        if gone.state in (RUNNING, WRITING):
+            self._deaths[gone.region] += 1
+            if self._deaths[gone.region] >= _DEATHS:
+                raise lost(self.plan, death, [(gone.region, gone.region + 1)], times=_DEATHS)
+            self._suspects.add(task.index)
         heapq.heappush(self._again, task.index)

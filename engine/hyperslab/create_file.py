@@ -60,10 +60,10 @@ def create_file(
     # Replacing goes to where a link leads, as opening for writing would; a new name must be free,
     # even of a link that leads nowhere.
     target = os.path.realpath(name) if overwrite else name
-    mode = _checked_target(name, target, overwrite)
     # Short, whatever the name's length: a file system's limit is usually 255 bytes.
     temporary = Path(target).parent / f".hyperslab-{secrets.token_hex(8)}.tmp"
     try:
+        mode = _checked_target(name, target, overwrite)
         _fill(temporary, header, size, sparse, mode)
         if overwrite:
             temporary.replace(target)
@@ -72,12 +72,18 @@ def create_file(
     except FileExistsError:
         raise _exists(name) from None
     except OSError as error:
-        temporary.unlink(missing_ok=True)  # now, so that the message tells what is available
+        _discard(temporary)  # now, so that the message tells what is available
         raise _cannot_create(name, size, sparse, error) from None
     finally:
         # Also on Ctrl-C, and after a link, which leaves the file two names.
-        temporary.unlink(missing_ok=True)
+        _discard(temporary)
     return name
+
+
+def _discard(path: Path) -> None:
+    # What cannot even be looked for was not made; the error under way tells why.
+    with contextlib.suppress(OSError, ValueError):
+        path.unlink(missing_ok=True)
 
 
 def _checked_target(name: str, target: str, overwrite: bool) -> int | None:
@@ -91,10 +97,8 @@ def _checked_target(name: str, target: str, overwrite: bool) -> int | None:
                 "exist; make it first"
             ) from None
         return None
-    except (OSError, ValueError) as error:
-        raise ArrayFileError(
-            f"{name!r} cannot be made ({getattr(error, 'strerror', None) or error}); check the path"
-        ) from None
+    except ValueError as error:
+        raise ArrayFileError(f"{name!r} cannot be made ({error}); check the path") from None
     if overwrite and not stat.S_ISREG(status.st_mode):
         raise ArrayFileError(
             f"{name!r} is a directory, a pipe or a device, which overwrite=True does not replace; "
@@ -192,7 +196,7 @@ def _cannot_create(name: str, size: int, sparse: bool, error: OSError) -> ArrayF
             "'ulimit -f unlimited', or use a file system for larger files"
         )
     elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        remedy = f"you may not write in {directory!r}; choose another directory"
+        remedy = f"you may not write in {directory!r}; choose another, or get the right to"
     else:
         remedy = f"check the disk and the directory {directory!r}"
     return ArrayFileError(f"{name!r} cannot be made ({error.strerror}): {remedy}")

@@ -53,7 +53,7 @@ class Declaration:
     halo: tuple[tuple[int, int], ...] = ()
     """Elements before and after the region on each array axis."""
 
-    boundary: str | float | complex = "clip"
+    boundary: str | float | int = "clip"
     """What the halo holds beyond the edges."""
 
     whole: bool = False
@@ -73,7 +73,7 @@ def read(
     array: Array,
     *,
     halo: Halo = 0,
-    boundary: str | float | complex = "clip",
+    boundary: str | float = "clip",
     axes: Sequence[int | None] | None = None,
     whole: bool = False,
 ) -> Declaration:
@@ -303,7 +303,7 @@ def _halo(halo: Halo, array: Array) -> tuple[tuple[int, int], ...]:
     return tuple(widths)
 
 
-def _boundary(boundary: object, array: Array, used: bool) -> str | float | complex:
+def _boundary(boundary: object, array: Array, used: bool) -> str | float | int:
     if isinstance(boundary, str) and boundary in BOUNDARIES:
         if used and boundary in ("nearest", "reflect", "wrap") and 0 in array.shape:
             raise PlanError(f"boundary={boundary!r} needs at least one element to take values from")
@@ -311,7 +311,8 @@ def _boundary(boundary: object, array: Array, used: bool) -> str | float | compl
     # A NumPy scalar becomes a plain number: it crosses to workers in the job.
     if isinstance(boundary, numbers.Number):
         plain: Any = boundary.item() if isinstance(boundary, np.generic) else boundary
-        return plain if isinstance(plain, int | float | complex) else float(plain)
+        # Complex, too, for complex arrays, although the common annotation does not say so.
+        return plain if isinstance(plain, int | float | complex) else float(plain)  # type: ignore[return-value]
     raise PlanError(
         f"boundary={boundary!r}: give one of {', '.join(BOUNDARIES)}, or a number to fill with"
     )

@@ -22,7 +22,7 @@ from hyperslab_workers.box import Box
 from hyperslab_workers.kernel import ArrayType
 from hyperslab_workers.task import Failure
 
-__all__ = ["lost", "raise_failure"]
+__all__ = ["lost", "never_started", "raise_failure"]
 
 
 def raise_failure(failure: Failure, plan: Plan) -> NoReturn:
@@ -94,6 +94,17 @@ def lost(
             "can always be run again"
         )
     return WorkerLost("; ".join(parts), signal=death.signal, regions=boxes)
+
+
+def never_started(plan: Plan, death: Death, times: int) -> WorkerLost:
+    """The error for workers that die before they begin any task."""
+    by = f" by {death.signal}" if death.signal else ""
+    return WorkerLost(
+        f"the workers of kernel {plan.kernel.name} were killed{by} {times} times in a row before "
+        f"they began a task; {death.cause}; what they printed before tells more, and "
+        "executor='serial' runs the job without them",
+        signal=death.signal,
+    )
 
 
 def _box_words(plan: Plan, start: int, stop: int) -> str:

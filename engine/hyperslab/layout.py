@@ -8,6 +8,7 @@ counts as contiguous where the view of every kind of region is.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Literal
 
 from hyperslab import partition
@@ -17,7 +18,7 @@ from hyperslab_workers.kernel import ArgumentType, ArrayType, TupleType, type_of
 from hyperslab_workers.reduction import is_exact
 from hyperslab_workers.task import Argument, Origin, Value
 
-__all__ = ["argument_type", "buffer_order"]
+__all__ = ["argument_type", "buffer_order", "equal_lengths"]
 
 
 def buffer_order(argument: Argument) -> Literal["C", "F"]:
@@ -76,3 +77,29 @@ def _orders(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> 
         else:
             orders.add(order)
     return orders
+
+
+def equal_lengths(
+    arguments: Sequence[Argument], domain_axes: int
+) -> tuple[tuple[tuple[int, int, int], ...], ...]:
+    """The axes of arguments that are equally long in every region.
+
+    Groups of (argument, axis, delta) whose ``shape[axis] - delta`` agree, delta being the halo.
+    Told to the compiler, they let it see that an index within one array is within the others,
+    so that bounds checks cost nothing where they cannot fail.
+    """
+    groups = []
+    for followed in range(domain_axes):
+        group = tuple(
+            (position, axis, before + after)
+            for position, argument in enumerate(arguments)
+            if isinstance(argument, Access)
+            for axis, (of, (before, after)) in enumerate(
+                zip(argument.axes, argument.halo, strict=True)
+            )
+            # A clipped halo is shorter at the edges.
+            if of == followed and (argument.boundary != "clip" or not before + after)
+        )
+        if len(group) > 1:
+            groups.append(group)
+    return tuple(groups)

@@ -75,6 +75,9 @@ class Plan:
     types: tuple[ArgumentType, ...]
     """The machine types of the arguments: the one signature that will be compiled."""
 
+    equal_lengths: tuple[tuple[tuple[int, int, int], ...], ...]
+    """Groups of (argument, axis, halo) that are equally long, halos aside, in every region."""
+
     grid: Grid
     """The regions."""
 

@@ -24,7 +24,7 @@ from hyperslab.compiler import Kernel, check_dtype
 from hyperslab.declare import ORIGIN, Declaration, read
 from hyperslab.errors import KernelError, PlanError
 from hyperslab.interference import check_interference
-from hyperslab.layout import argument_type, buffer_order
+from hyperslab.layout import argument_type, buffer_order, equal_lengths
 from hyperslab.memory import Budget, budget, human_bytes
 from hyperslab.plan import Plan
 from hyperslab.projection import project
@@ -131,6 +131,7 @@ def build(
         types=tuple(
             argument_type(a, order, grid) for a, order in zip(complete, orders, strict=True)
         ),
+        equal_lengths=equal_lengths(complete, len(domain)),
         grid=grid,
         batch=partition.choose_batch(grid, accesses, footprints, private),
         buffer_orders=orders,
@@ -213,7 +214,7 @@ def _access(name: str, declaration: Declaration, domain: tuple[int, ...]) -> Acc
     )
 
 
-def _typed_boundary(name: str, declaration: Declaration) -> str | float | complex:
+def _typed_boundary(name: str, declaration: Declaration) -> str | float | int:
     """The boundary, a number only where the array can hold it."""
     boundary = declaration.boundary
     if isinstance(boundary, str):

@@ -18,6 +18,7 @@ import os
 import re
 import signal
 import threading
+from collections.abc import Callable
 from concurrent.futures import (
     BrokenExecutor,
     Executor,
@@ -28,6 +29,7 @@ from concurrent.futures import (
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from hyperslab.errors import HyperslabError
 from hyperslab_workers.task import Outcome, Task
 
 if TYPE_CHECKING:
@@ -48,13 +50,17 @@ class Pool(Protocol):
     generation: int
     """Grows by one with every restart."""
 
+    @property
+    def losses(self) -> tuple[type[Exception], ...]:
+        """What submitting, or a future, raises when workers are gone."""
+
     def start(self) -> None:
         """Begin to start workers, without waiting for them."""
 
     def submit(self, task: Task) -> tuple[Future[Outcome], int]:
         """Hand a task over and tell to which generation of workers.
 
-        Raises ``BrokenExecutor`` when a worker has died.
+        Raises one of :attr:`losses` when a worker has died.
         """
 
     def restart(self, generation: int) -> bool:
@@ -63,8 +69,8 @@ class Pool(Protocol):
         On return no worker of that generation is alive, so none can still write.
         """
 
-    def kill(self) -> None:
-        """Stop whatever is running, at once where that is possible."""
+    def kill(self) -> bool:
+        """Stop whatever is running, at once; False where that is not possible."""
 
     def close(self) -> None:
         """Wait for what is running and leave nothing behind."""
@@ -107,8 +113,11 @@ def death_of(error: BaseException) -> Death:
         name = next((n for n in names if n != "SIGKILL"), names[0])
         return Death(name, text)
     exits = re.findall(r"\b(?:EXIT|UNKNOWN)\((-?\d+)\)", text)
-    detail = f"it left with exit code {exits[0]}" if exits else "the cause is not known"
-    return Death(None, detail)
+    if exits:
+        return Death(None, f"it left with exit code {exits[0]}")
+    if "kill_workers" in text:
+        return Death(None, "the engine killed it to end another job, which failed or was stopped")
+    return Death(None, "the cause is not known")
 
 
 class LokyPool:
@@ -125,21 +134,38 @@ class LokyPool:
         self.generation = 0
         self._session = session
         self._executor: Any = None
+        self._closed = False
         self._lock = threading.RLock()
+
+    @property
+    def losses(self) -> tuple[type[Exception], ...]:
+        """A worker died, or another job's end made the engine kill them."""
+        from loky.process_executor import ShutdownExecutorError
+
+        return BrokenExecutor, ShutdownExecutorError
 
     def start(self) -> None:
         """Start all workers; they get ready while the caller goes on."""
+        if self._executor is None:
+            uninterrupted(self._start)
+
+    def _start(self) -> None:
         with self._lock:
+            if self._closed:
+                raise HyperslabError(
+                    "the engine was closed while a job ran on it: close it when its jobs are over"
+                )
             if self._executor is None:
                 self._executor = self._spawn()
 
     def _spawn(self) -> Any:
         import loky
 
-        from hyperslab_workers.startup import ENVIRONMENT, start_worker
+        from hyperslab_workers.startup import BLOCKED, ENVIRONMENT, start_worker
 
-        # Workers are born with SIGINT blocked: a Ctrl-C that reaches one breaks the pool.
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        # Workers are born with these blocked: before start_worker() has run, a Ctrl-C that
+        # reaches one would break the pool.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED)
         try:
             executor = loky.ProcessPoolExecutor(
                 self.concurrency,
@@ -158,36 +184,82 @@ class LokyPool:
         """Hand a task to the workers."""
         from hyperslab_workers.execute import execute
 
+        self.start()
         with self._lock:
-            self.start()
-            return self._executor.submit(execute, task), self.generation
+            executor, generation = self._executor, self.generation
+            if executor is None:
+                raise BrokenExecutor("another job ended with kill_workers")
+        try:
+            return executor.submit(execute, task), generation
+        except Exception:
+            raise
+        except BaseException:
+            # Ctrl-C within loky may leave its tables half changed.
+            self.kill()
+            raise
 
     def restart(self, generation: int) -> bool:
         """Wait until every old worker is dead, then start new ones."""
-        with self._lock:
-            if generation == self.generation:
-                self._shutdown(kill=True)
-                self.generation += 1
-                self.start()
-            return True
 
-    def kill(self) -> None:
+        def renew() -> None:
+            with self._lock:
+                if generation == self.generation:
+                    self._shutdown()
+                self._start()
+
+        uninterrupted(renew)
+        return True
+
+    def kill(self) -> bool:
         """Kill the workers; the next task starts new ones."""
-        with self._lock:
-            self._shutdown(kill=True)
-            self.generation += 1
+        uninterrupted(self._shutdown)
+        return True
 
     def close(self) -> None:
         """Stop the workers: between tasks they hold nothing that killing could tear."""
-        with self._lock:
-            self._shutdown(kill=True)
+        self._closed = True
+        uninterrupted(self._shutdown)
 
-    def _shutdown(self, *, kill: bool) -> None:
-        executor, self._executor = self._executor, None
-        if executor is not None:
-            # A manager thread that died of a cancelled future is no reason to fail here.
-            with contextlib.suppress(BrokenExecutor, RuntimeError):
-                executor.shutdown(wait=True, kill_workers=kill)
+    def _shutdown(self) -> None:
+        with self._lock:
+            executor, self._executor = self._executor, None
+            self.generation += 1
+            if executor is not None:
+                # A manager thread that died of a cancelled future is no reason to fail here.
+                with contextlib.suppress(BrokenExecutor, RuntimeError):
+                    executor.shutdown(wait=True, kill_workers=True)
+
+
+def uninterrupted(call: Callable[[], None]) -> None:
+    """Run a call that Ctrl-C must not cut in half; it is raised when the call has returned.
+
+    Python handles signals in the main thread, so the call is made in another one. Blocking
+    the signal was rejected: the system then gives it to some thread of a library, which has
+    it handled in the main thread all the same.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        call()
+        return
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            call()
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run, name="hyperslab-pool")
+    interrupted: KeyboardInterrupt | None = None
+    thread.start()
+    while thread.is_alive():
+        try:
+            thread.join()
+        except KeyboardInterrupt as error:
+            interrupted = error
+    if interrupted is not None:
+        raise interrupted
+    if failed:
+        raise failed[0]
 
 
 class SerialPool:
@@ -196,6 +268,7 @@ class SerialPool:
     concurrency = 1
     starts_in_order = True
     generation = 0
+    losses: tuple[type[Exception], ...] = ()
 
     def start(self) -> None:
         """Nothing to start."""
@@ -212,8 +285,9 @@ class SerialPool:
         """It cannot break."""
         return False
 
-    def kill(self) -> None:
+    def kill(self) -> bool:
         """Nothing runs between two calls."""
+        return True
 
     def close(self) -> None:
         """Nothing to close."""
@@ -223,6 +297,7 @@ class ForeignPool:
     """An executor of the user's: used, never replaced, never shut down."""
 
     generation = 0
+    losses: tuple[type[Exception], ...] = (BrokenExecutor,)
 
     def __init__(self, executor: Executor, workers: int) -> None:
         self._executor = executor
@@ -243,8 +318,9 @@ class ForeignPool:
         """It is not ours to replace."""
         return False
 
-    def kill(self) -> None:
+    def kill(self) -> bool:
         """Its workers are not ours to kill: they see the job called off on the board."""
+        return False
 
     def close(self) -> None:
         """It is not ours to close."""

@@ -134,12 +134,16 @@ def patterns(grid: Grid) -> np.ndarray:
     day = (0.4 + 6.6 * land) * np.cos(phi)
     maps = [mean, season, day * np.cos(sun), day * np.sin(sun)]
     for number, (crests, _, width) in enumerate(_WAVES):
+        cosine, sine = np.zeros_like(mean), np.zeros_like(mean)
         for side in (1, -1):
             track = side * (47.0 + 3.0 * (number % 3))
-            height = (4.2 - 0.4 * number) * np.exp(-(((latitude - track) / width) ** 2))
+            height = (4.4 - 0.4 * number) * np.exp(-(((latitude - track) / width) ** 2))
             # Crests lean with latitude, as weather fronts do.
-            angle = crests * sun + side * np.deg2rad(latitude - track) * (1.5 + number) + 2.1 * number
-            maps += [height * np.cos(angle), height * np.sin(angle)]
+            lean = side * np.deg2rad(latitude - track) * (1.5 + number)
+            angle = crests * sun + lean + (2.1 + side) * number
+            cosine += height * np.cos(angle)
+            sine += height * np.sin(angle)
+        maps += [cosine, sine]
     return np.array(maps, np.float32)
 
 
@@ -156,9 +160,8 @@ def weights(hours: int) -> np.ndarray:
     clock = 2 * np.pi * (hour - 15.0) / 24.0  # and at three in the afternoon
     columns = [np.ones(hours), np.cos(year), np.cos(clock), -np.sin(clock)]
     for number, (_, period, _) in enumerate(_WAVES):
-        for side in (1, -1):
-            phase = 2 * np.pi * hour / period + side * number
-            # Storms come and go: no wave keeps its height.
-            height = 1.0 + 0.5 * np.sin(2 * np.pi * hour / (period * 3.7) + 1.3 * number + side)
-            columns += [height * np.cos(phase), height * np.sin(phase)]
+        phase = 2 * np.pi * hour / period + 0.7 * number
+        # Storms come and go: no wave keeps its height.
+        height = 1.0 + 0.5 * np.sin(2 * np.pi * hour / (3.7 * period) + 1.3 * number)
+        columns += [height * np.cos(phase), height * np.sin(phase)]
     return np.stack(columns, axis=1).astype(np.float32)

@@ -29,10 +29,10 @@ def synthesize(weights, patterns, noise, seed, columns, rows, origin, t):
     """The weighted sum of all maps at each hour, and noise."""
     for h in range(t.shape[0]):
         for j in range(t.shape[1]):
-            for p in range(patterns.shape[0]):
+            for p in range(patterns.shape[1]):
                 weight = weights[h, p]
                 for k in range(t.shape[2]):
-                    t[h, j, k] += weight * patterns[p, j, k]
+                    t[h, j, k] += weight * patterns[j, p, k]
             # The position of the row's first value in the record is the counter of its noise.
             first = ((origin[0] + h) * rows + origin[1] + j) * columns + origin[2]
             for k in range(t.shape[2]):
@@ -82,7 +82,8 @@ def make_record(directory: Path, hours: int, grid: Grid) -> tuple[Path, hs.Repor
             report = hs.run(
                 synthesize,
                 hs.read(hs.from_array(weights(hours)), axes=(0, None)),
-                hs.read(hs.from_array(patterns(grid)), axes=(None, 1, 2)),
+                # Rows first: what a region sees of the maps is then one contiguous block.
+                hs.read(hs.from_array(patterns(grid).swapaxes(0, 1).copy()), axes=(1, None, 2)),
                 # The sum of four uniform numbers on [0, n] has a standard deviation of n/sqrt(3).
                 np.float32(NOISE * 3**0.5 / 65535),
                 np.uint64(SEED),

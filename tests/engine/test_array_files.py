@@ -268,8 +268,10 @@ def test_without_permission(tmp_path):
     hs.create(tmp_path / "a.npy", 3).close()
     (tmp_path / "a.npy").chmod(0o644)
     (tmp_path / "secret.npy").touch(0o600)
-    for place in (tmp_path, *tmp_path.parents[:2]):
-        place.chmod(0o755)
+    closed = {place: place.stat().st_mode for place in (tmp_path, *tmp_path.parents)}
+    closed = {place: mode for place, mode in closed.items() if not mode & stat.S_IXOTH}
+    for place, mode in closed.items():
+        place.chmod(mode | stat.S_IROTH | stat.S_IXOTH)
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -287,6 +289,8 @@ def test_without_permission(tmp_path):
     with os.fdopen(read) as pipe:
         said = pipe.read().splitlines()
     os.waitpid(child, 0)
+    for place, mode in closed.items():
+        place.chmod(mode)
     for line, part in zip(said, ('mode="r"', "right to read", "may not write"), strict=True):
         assert part in line
 
@@ -380,6 +384,11 @@ def test_create_mistakes_leave_nothing(tmp_path):
             hs.create(tmp_path / "a.npy", **options)
     with pytest.raises(hs.ArrayFileError, match=r"directory '.*none' does not exist"):
         hs.create(tmp_path / "none" / "a.npy", 3)
+    hs.create(tmp_path / "file", 3).close()
+    for below in (tmp_path / "file" / "a.npy", "a\0b"):
+        with pytest.raises(hs.ArrayFileError, match="cannot be made"):
+            hs.create(below, 3)
+    (tmp_path / "file").unlink()
     with pytest.raises(hs.ArrayFileError, match="File name too long"):
         hs.create(tmp_path / ("n" * 256), 3)
     hs.create(tmp_path / ("n" * 255), 3).close()

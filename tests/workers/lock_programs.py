@@ -97,7 +97,7 @@ def be_killed(directory: str, seed: str) -> None:
 
 
 def keep_reading(directory: str, threads: str) -> None:
-    """Hold stripe 0 to read for 4 ms, with gaps of 0.5 ms, until a line comes in."""
+    """Hold stripe 0 to read for 4 ms, again and again without a gap, until a line comes in."""
     lock = lock_at(directory)
     stop = threading.Event()
 
@@ -105,7 +105,6 @@ def keep_reading(directory: str, threads: str) -> None:
         while not stop.is_set():
             with lock.hold(extents_read=[(0, 1)]):
                 time.sleep(0.004)
-            time.sleep(0.0005)
 
     readers = [threading.Thread(target=work) for _ in range(int(threads))]
     for reader in readers:

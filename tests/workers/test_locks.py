@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hyperslab_workers import lock_root, lock_stripe, lock_table
+from hyperslab_workers import lock_directory, lock_root, lock_stripe, lock_table
 from hyperslab_workers.array_ref import ArrayRef
 from hyperslab_workers.errors import HyperslabError, LockTimeout
 from hyperslab_workers.locks import (
@@ -259,6 +259,29 @@ def test_readers_share_and_writers_exclude_between_processes(
     assert is_free(lock, (0, 64 * STRIPE))
 
 
+def test_a_reader_that_leaves_does_not_free_the_other_readers_of_its_process(
+    lock, directory, start
+):
+    held, leave = threading.Event(), threading.Event()
+
+    def read() -> None:
+        with lock.hold(extents_read=[(0, 1)]):
+            held.set()
+            leave.wait(10)
+
+    other = threading.Thread(target=read)
+    other.start()
+    held.wait(10)
+    with lock.hold(extents_read=[(0, 1)]):
+        pass
+    try:
+        assert start("attempt", directory, "write", 0, 1).line() == "1"
+    finally:
+        leave.set()
+        other.join()
+    assert start("attempt", directory, "write", 0, 1).line() == "0 1"
+
+
 def test_nothing_is_torn_or_lost_while_holders_are_killed(lock, directory, start, tmp_path):
     path = tmp_path / "counter"
     path.write_bytes(bytes(9 * STRIPE))
@@ -291,7 +314,7 @@ def test_processes_with_different_layouts_exclude_each_other(lock, directory, st
 # --- fairness and order ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("processes", "threads"), [(3, 1), (1, 3)])
+@pytest.mark.parametrize(("processes", "threads"), [(4, 1), (1, 4)])
 def test_a_stream_of_readers_does_not_starve_a_writer(lock, directory, start, processes, threads):
     readers = [start("keep_reading", directory, threads) for _ in range(processes)]
     for reader in readers:
@@ -528,6 +551,27 @@ def test_the_directory_is_made_and_removed_under_others_safely(directory, start)
     programs = [start("come_and_go", directory, 40) for _ in range(3)]
     assert [program.line() for program in programs] == ["started"] * 3
     assert [program.line() for program in programs] == ["done"] * 3
+    assert not exists(directory)
+
+
+def test_a_directory_removed_while_it_is_entered_is_made_anew(lock, directory, monkeypatch):
+    """Another process leaves between our opening of `users` and our lock on it."""
+    Path(directory).mkdir(parents=True)
+    Path(directory, "users").write_text(f"64 {STRIPE}\n")
+    monkeypatch.setattr(lock_table, "_swept", {str(Path(directory).parent)})
+    flock, removed = lock_directory._flock, []
+
+    def late(fd: int, kind: int) -> bool:
+        if not removed:
+            removed.append(lock_directory._remove(directory))
+        return flock(fd, kind)
+
+    monkeypatch.setattr(lock_directory, "_flock", late)
+    with lock.registered():
+        assert removed == [True]
+        assert "users" in names(directory)
+        with lock.hold(extents_write=[(0, 1)], timeout=0):
+            assert not is_free(lock)
     assert not exists(directory)
 
 

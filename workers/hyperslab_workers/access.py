@@ -61,7 +61,7 @@ class Access:
     halo: tuple[tuple[int, int], ...] = ()
     """For each axis of the array the elements seen before and after the region."""
 
-    boundary: str | float | complex = "clip"
+    boundary: str | float | int = "clip"
     """What the halo holds beyond the array's edges."""
 
     op: str | None = None

@@ -44,6 +44,9 @@ class Binding:
     exclusive = False
     """Whether the lock is the writer's."""
 
+    in_place = False
+    """Whether the kernel itself stores into the file."""
+
     array: ArrayRef | None = None
     """The array behind the argument, if it is one."""
 
@@ -115,8 +118,10 @@ class _Read(_ArrayBinding):
 
     def prepare(self, region: Box) -> Any:
         box = self.box
-        if not self.access.has_halo or self._bounds.contains(box):
-            return self._whole[box.slices]
+        # Not `contains`, for which an empty box lies anywhere: its halo has a shape all the same.
+        if not self.access.has_halo or self._bounds.intersect(box) == box:
+            # With an ellipsis, because a full index without one gives a scalar.
+            return self._whole[(*box.slices, ...)]
         padded = self._buffer(box.shape)
         mapping.gather(self.array, box, self.access.boundary, padded)
         padded.flags.writeable = False
@@ -187,6 +192,8 @@ class _Merge(_ArrayBinding):
 
 class _Direct(_ArrayBinding):
     """An accumulation by the kernel itself into the map, the kernel under the lock."""
+
+    in_place = True
 
     def __init__(self, access: Access, order: Order) -> None:
         super().__init__(access, order)

@@ -98,6 +98,15 @@ class Board:
         row = self._slots[slot]
         return int(row[_STATE]), int(row[_REGION]), int(row[_DONE])
 
+    @property
+    def slots(self) -> int:
+        """Number of slots."""
+        return len(self._slots)
+
+    def worker(self, slot: int) -> int:
+        """Process number of who began the task in `slot`, 0 before."""
+        return int(self._slots[slot, _PID])
+
     def regions_done(self) -> int:
         """Finished regions of all tasks now running, for progress."""
         return int(self._slots[:, _DONE].sum())

@@ -21,7 +21,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 
-from hyperslab_workers.bindings import Binding, PrivateBinding, bind
+from hyperslab_workers.bindings import PrivateBinding, bind
 from hyperslab_workers.board import Board
 from hyperslab_workers.box import Box
 from hyperslab_workers.errors import ArrayFileError, HyperslabError, LockTimeout
@@ -32,6 +32,9 @@ __all__ = ["execute"]
 
 _SENT_WHOLE = 64 * 1024
 """Partials up to this many bytes travel in the Outcome; a pipe's buffer holds as much."""
+
+_LOOK_UP = 1.0
+"""Seconds after which a wait for a lock is interrupted to see whether the job was called off."""
 
 _KEPT_JOBS = 4
 _KEPT_BYTES = 64 * 2**20
@@ -89,6 +92,7 @@ class _Run:
         )
         self._guarding = [b for b in self._bindings if b.guards_region]
         self._merging = [b for b in self._bindings if b.guards_commit]
+        self._in_place = any(b.in_place for b in self._bindings)
 
     @property
     def buffered(self) -> int:
@@ -124,28 +128,34 @@ class _Run:
             # it waits for an earlier one that needs the lock would wait for ever.
             self._await_turn(index)
             with self._locks(self._guarding + self._merging):
-                self._board.writing(task.slot)
+                if self._in_place:
+                    self._begin_writing(task)
                 self._compute(region)
-                self._commit(self._bindings)
+                self._commit(task)
         else:
             self._compute(region)
             if self._merging:
                 self._await_turn(index)
                 with self._locks(self._merging):
-                    self._board.writing(task.slot)
-                    self._commit(self._bindings)
+                    self._commit(task)
             else:
-                self._board.writing(task.slot)
-                self._commit(self._bindings)
+                self._commit(task)
         if self.job.ordered:
             self._board.turn = index + 1
 
     def _compute(self, region: Box) -> None:
         self._kernel(*[binding.prepare(region) for binding in self._bindings])
 
-    @staticmethod
-    def _commit(bindings: tuple[Binding, ...]) -> None:
-        for binding in bindings:
+    def _begin_writing(self, task: Task) -> None:
+        # In this order: whoever calls the job off either sees the mark and waits for the
+        # write, or has called it off before the mark, and the write does not happen.
+        self._board.writing(task.slot)
+        if self._board.aborted:
+            raise _Aborted
+
+    def _commit(self, task: Task) -> None:
+        self._begin_writing(task)
+        for binding in self._bindings:
             binding.commit()
 
     @contextlib.contextmanager
@@ -162,7 +172,18 @@ class _Run:
             for b in bindings
             if b.array is not None
         ]
-        with hold_all(guards, self.job.lock_timeout):
+        timeout = self.job.lock_timeout
+        with contextlib.ExitStack() as held:
+            while True:
+                try:
+                    held.enter_context(hold_all(guards, _LOOK_UP if timeout is None else timeout))
+                    break
+                except LockTimeout:
+                    if timeout is not None:
+                        raise
+                    # Threads of a foreign pool cannot be killed while they wait for ever.
+                    if self._board.aborted:
+                        raise _Aborted from None
             yield
 
     def _await_turn(self, index: int) -> None:

@@ -17,13 +17,11 @@ whatever it is handed: a wrong type would be a wrong answer or a crash, so it is
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import hashlib
 import os
 import pickle
 import platform
-import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,6 +31,16 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from hyperslab_workers.errors import KernelError
+from hyperslab_workers.kernel_native import native_call
+from hyperslab_workers.kernel_numba import compilations, numba_call
+from hyperslab_workers.kernel_types import (
+    ArgumentType,
+    ArrayType,
+    KernelRaised,
+    ScalarType,
+    TupleType,
+    type_of,
+)
 
 __all__ = [
     "FORMAT",
@@ -58,97 +66,6 @@ Route = Literal["native", "numba"]
 
 
 @dataclass(frozen=True, slots=True)
-class ArrayType:
-    """The type of an array argument, as it was compiled.
-
-    Examples
-    --------
-    >>> type_of(np.zeros((2, 3), "f4"))
-    ArrayType(dtype=dtype('float32'), ndim=2, layout='C', mutable=True)
-    """
-
-    dtype: np.dtype[Any]
-    """Type of one element."""
-
-    ndim: int
-    """Number of axes."""
-
-    layout: str
-    """``"C"`` or ``"F"`` for a contiguous array of that order, ``"A"`` for any strides."""
-
-    mutable: bool
-    """Whether the kernel may assign to it."""
-
-
-@dataclass(frozen=True, slots=True)
-class ScalarType:
-    """The type of a number handed to every task.
-
-    Python's ``int``, ``float``, ``bool`` and ``complex`` are int64, float64, bool and
-    complex128; NumPy scalars keep their own type.
-    """
-
-    dtype: np.dtype[Any]
-    """Type of the number."""
-
-
-@dataclass(frozen=True, slots=True)
-class TupleType:
-    """The type of a tuple of integers, such as a region's origin."""
-
-    length: int
-    """How many integers."""
-
-
-ArgumentType = ArrayType | ScalarType | TupleType
-
-_PYTHON_SCALARS: Final[dict[type, np.dtype[Any]]] = {
-    bool: np.dtype(np.bool_),
-    int: np.dtype(np.int64),
-    float: np.dtype(np.float64),
-    complex: np.dtype(np.complex128),
-}
-
-
-def type_of(value: object) -> ArgumentType:
-    """The type a kernel must be compiled for to take `value`.
-
-    Raises
-    ------
-    TypeError
-        `value` is neither an array, a number nor a tuple of integers, or is an integer
-        outside int64.
-
-    Examples
-    --------
-    >>> type_of(1.5)
-    ScalarType(dtype=dtype('float64'))
-    >>> type_of((0, 4))
-    TupleType(length=2)
-    """
-    if isinstance(value, np.ndarray):
-        flags = value.flags
-        layout = "C" if flags.c_contiguous else "F" if flags.f_contiguous else "A"
-        return ArrayType(value.dtype, value.ndim, layout, bool(flags.writeable))
-    if isinstance(value, np.generic):
-        return ScalarType(value.dtype)
-    dtype = _PYTHON_SCALARS.get(type(value))
-    if dtype is not None:
-        if type(value) is int and not -(2**63) <= value < 2**63:
-            raise TypeError(
-                f"the integer {value} does not fit int64 (-2**63 to 2**63 - 1): "
-                "hand it over as a float or as np.uint64"
-            )
-        return ScalarType(dtype)
-    if type(value) is tuple and all(type(item) is int for item in value):
-        return TupleType(len(value))
-    raise TypeError(
-        f"a kernel takes arrays, numbers and tuples of integers, not {type(value).__name__}: "
-        f"{value!r:.80}"
-    )
-
-
-@dataclass(frozen=True, slots=True)
 class KernelRef:
     """A compiled kernel in a content-addressed file."""
 
@@ -160,42 +77,6 @@ class KernelRef:
 
     name: str
     """The kernel's name, for messages."""
-
-
-class KernelRaised(Exception):
-    """A loaded kernel raised an exception; carries it as plain strings.
-
-    Attributes
-    ----------
-    type_name : str
-        Name of the exception's class (``"IndexError"``).
-    message : str
-        Its message.
-    filename, function : str
-        Where in the user's source it was raised; empty where that is not known.
-    line : int
-        Line of `filename`, 0 where that is not known.
-    """
-
-    def __init__(
-        self,
-        message: str = "",
-        *,
-        type_name: str = "Exception",
-        filename: str = "",
-        line: int = 0,
-        function: str = "",
-    ) -> None:
-        super().__init__(message)
-        self.message = message
-        self.type_name = type_name
-        self.filename = filename
-        self.line = line
-        self.function = function
-
-    def __str__(self) -> str:
-        where = f" ({self.filename}:{self.line}, in {self.function})" if self.filename else ""
-        return f"{self.type_name}: {self.message}{where}"
 
 
 class LoadedKernel:
@@ -282,8 +163,6 @@ class LoadedKernel:
         return f"<LoadedKernel {self.name} route={self.route}>"
 
 
-# ---------------------------------------------------------------- loading, once per process
-
 _loaded: dict[str, LoadedKernel] = {}
 _lock = threading.Lock()
 
@@ -341,7 +220,7 @@ def rebuild(payload: bytes) -> LoadedKernel:
             kernel=content["name"],
         )
     _check_machine(content["name"], content["machine"], fingerprint())
-    call = _native_call(content) if content["route"] == "native" else _numba_call(content)
+    call = native_call(content) if content["route"] == "native" else numba_call(content)
     return LoadedKernel(content, call)
 
 
@@ -375,219 +254,3 @@ def _check_machine(
             "all processes of a job must run on one type of CPU with the same versions",
             kernel=name,
         )
-
-
-# ---------------------------------------------------------------- route "native"
-
-
-class _ExceptionInfo(ctypes.Structure):
-    """Numba's excinfo_t: pickled (class, arguments, location) and fields unused here."""
-
-    _fields_ = (
-        ("data", ctypes.c_void_p),
-        ("size", ctypes.c_int32),
-        ("hash", ctypes.c_void_p),
-        ("unwrap", ctypes.c_void_p),
-        ("dynamic", ctypes.c_int32),
-    )
-
-
-_C_TYPES: Final[dict[str, Any]] = {
-    "ptr": ctypes.c_void_p,
-    "i64": ctypes.c_int64,
-    "i32": ctypes.c_int32,
-    "i16": ctypes.c_int16,
-    "i8": ctypes.c_int8,
-    "i1": ctypes.c_bool,
-    "double": ctypes.c_double,
-    "float": ctypes.c_float,
-}
-
-_STATUS_OK: Final = (0, -2)  # Numba's RETCODE_OK and RETCODE_NONE
-
-
-def _native_call(content: dict[str, Any]) -> Callable[[tuple[Any, ...]], None]:
-    tracker = _link(content["name"], content["object"], content["symbol"], content["undefined"])
-    function = ctypes.CFUNCTYPE(
-        ctypes.c_int32,
-        ctypes.c_void_p,
-        ctypes.c_void_p,
-        *[_C_TYPES[code] for code in content["arguments"]],
-    )(tracker[content["symbol"]])
-    flatten = [_flattener(declared) for declared in content["types"]]
-    raises: dict[bytes, tuple[str, str, str, int, str]] = content["raises"]
-
-    # `tracker` owns the machine code: it must live as long as the function does.
-    def call(args: tuple[Any, ...], _keep: Any = tracker) -> None:
-        flat: list[Any] = []
-        for one, value in zip(flatten, args, strict=True):
-            flat += one(value)
-        result, info = ctypes.c_void_p(), ctypes.c_void_p()
-        status = function(ctypes.addressof(result), ctypes.addressof(info), *flat)
-        if status not in _STATUS_OK:
-            raise _raised(status, info.value, raises)
-
-    return call
-
-
-def _flattener(declared: ArgumentType) -> Callable[[Any], Any]:
-    """How one argument becomes the machine-level values of Numba's calling convention."""
-    if isinstance(declared, ArrayType):
-        return _flatten_array
-    if isinstance(declared, TupleType):
-        return tuple
-    if declared.dtype.kind == "c":
-        return lambda value: (value.real, value.imag)
-    if declared.dtype.kind in "mM":
-        return lambda value: (int(value.view(np.int64)),)
-    return lambda value: (value.item() if isinstance(value, np.generic) else value,)
-
-
-def _flatten_array(array: np.ndarray[Any, Any]) -> tuple[Any, ...]:
-    # Two null pointers: the owner of the memory, which Numba must not count references of.
-    data = array.__array_interface__["data"][0]
-    return (None, None, array.size, array.itemsize, data, *array.shape, *array.strides)
-
-
-def _raised(
-    status: int, address: int | None, raises: dict[bytes, tuple[str, str, str, int, str]]
-) -> KernelRaised:
-    # The coordinator has decoded every exception the object can raise. Unpickling it here
-    # would import the modules of the user's exception classes, and Numba for __main__'s.
-    if address:
-        info = _ExceptionInfo.from_address(address)
-        known = raises.get(ctypes.string_at(info.data, info.size)) if info.data else None
-        if known is not None:
-            type_name, message, filename, line, function = known
-            return KernelRaised(
-                message, type_name=type_name, filename=filename, line=line, function=function
-            )
-    return KernelRaised(f"the kernel ended with status {status}", type_name="RuntimeError")
-
-
-@functools.cache
-def _linker() -> Any:
-    import llvmlite.binding as llvm
-
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    # ORC, not MCJIT: MCJIT jumps to address 0 for a symbol it cannot find, and runs the first
-    # of two functions of one name. ORC reports the one and keeps the other apart.
-    return llvm.create_lljit_compiler()
-
-
-@functools.cache
-def _next_library() -> Callable[[], int]:
-    import itertools
-
-    return itertools.count(1).__next__
-
-
-def _link(name: str, image: bytes, symbol: str, undefined: tuple[str, ...]) -> Any:
-    import llvmlite.binding as llvm
-
-    process = ctypes.CDLL(None)
-    builder = llvm.JITLibraryBuilder().add_object_img(image).export_symbol(symbol)
-    for needed in undefined:
-        # Each need is looked up here and named, so that a missing one is an error with a name.
-        try:
-            address = ctypes.cast(getattr(process, needed), ctypes.c_void_p).value
-        except AttributeError:
-            raise KernelError(
-                f"kernel {name} calls {needed}(), which this process does not have: it was "
-                "compiled where the C library is another one",
-                kernel=name,
-            ) from None
-        assert address is not None
-        builder.import_symbol(needed, address)
-    return builder.link(_linker(), f"kernel-{_next_library()()}")
-
-
-# ---------------------------------------------------------------- route "numba"
-
-
-def _numba_call(content: dict[str, Any]) -> Callable[[tuple[Any, ...]], None]:
-    import numba
-
-    compilations()  # Starts to count, so that a test can show that loading compiles nothing.
-    name = content["name"]
-    if numba.__version__ != content["numba"]:
-        raise KernelError(
-            f"kernel {name} was compiled by numba {content['numba']}, and this process has "
-            f"{numba.__version__}: install one version for all processes of a job",
-            kernel=name,
-        )
-    import llvmlite.binding as llvm
-    from numba.core import compiler, utils
-    from numba.core.registry import cpu_target
-    from numba.core.runtime import rtsys
-
-    target = cpu_target.target_context
-    # refresh() would do too, and register every implementation Numba knows: 0.2 s to learn
-    # what only a compiler needs.
-    rtsys.initialize(target)
-    for needed in content["undefined"]:
-        # MCJIT would jump to address 0.
-        if not llvm.address_of_symbol(needed):
-            raise KernelError(
-                f"kernel {name} calls {needed}(), which this process does not have",
-                kernel=name,
-            )
-    # Array expressions run in an environment of this name (numba.core.utils).
-    sys.modules.setdefault("<dynamic>", utils._dynamic_module)
-    result = compiler.CompileResult._rebuild(target, *pickle.loads(content["result"]))
-    entry = result.entry_point
-
-    # Not through a Dispatcher: LoadedKernel has checked the very same types already.
-    def call(args: tuple[Any, ...], _keep: Any = result) -> None:
-        try:
-            entry(*args)
-        except Exception as error:
-            raise _from_exception(error, content["suffix"]) from error
-
-    return call
-
-
-def _from_exception(error: Exception, suffix: str) -> KernelRaised:
-    traceback = error.__traceback__
-    while traceback is not None and traceback.tb_next is not None:
-        traceback = traceback.tb_next
-    raised = KernelRaised(str(error), type_name=type(error).__name__)
-    # Numba adds a frame for the line that raised; without it the last frame is our own.
-    if traceback is not None and traceback.tb_frame.f_code.co_filename != __file__:
-        raised.filename = traceback.tb_frame.f_code.co_filename
-        raised.line = traceback.tb_lineno
-        raised.function = traceback.tb_frame.f_code.co_name.removesuffix(suffix)
-    return raised
-
-
-# ---------------------------------------------------------------- proof that nothing compiles
-
-_listener: Any = None
-
-
-def compilations() -> int:
-    """How many compilations Numba started in this process since it was first imported here.
-
-    0 where Numba was never imported. Where something else imported it first, the count starts
-    at the first call of this function or the first kernel of route ``numba``.
-    """
-    global _listener
-    if "numba" not in sys.modules:
-        return 0
-    if _listener is None:
-        from numba.core import event
-
-        class Counter(event.Listener):  # type: ignore[misc]
-            count = 0
-
-            def on_start(self, event: Any) -> None:
-                self.count += 1
-
-            def on_end(self, event: Any) -> None:
-                pass
-
-        _listener = Counter()
-        event.register("numba:compile", _listener)
-    count: int = _listener.count
-    return count

@@ -177,18 +177,22 @@ def write_back(ref: ArrayRef, box: Box, values: np.ndarray) -> None:
     if 0 in shape:
         return
     file = mapped(ref, True)
-    target = file.view(ref, offset, shape)
     if values.dtype != ref.dtype:
         values = values.astype(ref.dtype, order="K")
+    if values.flags.c_contiguous and _is_one_run(ref, shape):
+        # The usual case by far, a slab of a C-ordered array, at a third of the cost.
+        _pwrite(ref, file, values, [offset])
+        return
+    target = file.view(ref, offset, shape)
     target, values = _in_file_order(target, values)
     run_axis, run_bytes = _contiguous_tail(target)
     if run_axis == 0 or run_bytes >= _LONG_RUN:
-        _pwrite_runs(ref, file, target, values, run_axis)
+        _pwrite(ref, file, values, _offsets(file, target, run_axis))
         return
     status = os.fstat(file.fd)
     sparse = status.st_blocks * 512 < status.st_size
     if sparse and not _populate(ref, file, target):
-        _pwrite_runs(ref, file, target, values, run_axis)
+        _pwrite(ref, file, values, _offsets(file, target, run_axis))
     else:
         target[...] = values
 
@@ -268,12 +272,25 @@ def _locate(ref: ArrayRef, box: Box | None) -> tuple[int, tuple[int, ...]]:
     """Position in the file of the first element of a box, and the box's shape."""
     if box is None:
         return ref.offset, ref.shape
-    if box.ndim != ref.ndim or not Box.of_shape(ref.shape).contains(box):
+    offset, lengths, inside = ref.offset, [], len(box.lo) == len(ref.shape)
+    # One plain loop rather than Box.contains: every region of every task comes through here.
+    for lo, hi, length, stride in zip(box.lo, box.hi, ref.shape, ref.strides, strict=False):
+        inside = inside and lo >= 0 and hi <= length
+        lengths.append(hi - lo if hi > lo else 0)
+        offset += lo * stride
+    if not inside and (0 not in lengths or len(box.lo) != len(ref.shape)):
         raise IndexError(f"the box {box} reaches beyond an array of shape {ref.shape}")
-    offset = ref.offset
-    for first, stride in zip(box.lo, ref.strides, strict=True):
-        offset += first * stride
-    return offset, box.shape
+    return offset, tuple(lengths)
+
+
+def _is_one_run(ref: ArrayRef, shape: tuple[int, ...]) -> bool:
+    """Whether a box of that shape lies in the file without gaps, in C order."""
+    run = ref.dtype.itemsize
+    for length, stride in zip(reversed(shape), reversed(ref.strides), strict=True):
+        if length != 1 and stride != run:
+            return False
+        run *= length
+    return True
 
 
 def _in_file_order(target: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -306,12 +323,10 @@ def _offsets(file: MappedFile, target: np.ndarray, axes: int) -> list[int]:
     return found
 
 
-def _pwrite_runs(
-    ref: ArrayRef, file: MappedFile, target: np.ndarray, values: np.ndarray, run_axis: int
-) -> None:
+def _pwrite(ref: ArrayRef, file: MappedFile, values: np.ndarray, offsets: list[int]) -> None:
+    """Write the values, cut into equal runs in C order, each to its position in the file."""
     # As bytes, because datetimes and the like do not export a buffer.
     data = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
-    offsets = _offsets(file, target, run_axis)
     run = len(data) // len(offsets)
     try:
         for index, offset in enumerate(offsets):

@@ -118,7 +118,7 @@ def verify(ref: ArrayRef) -> None:
         The file is gone, was replaced by another one, or grew or shrank.
     """
     try:
-        _check(ref, os.stat(ref.path))  # noqa: PTH116
+        _check(ref, os.stat(ref.path))
     except OSError as error:
         raise _mapping_failed(ref, error) from None
 

@@ -13,7 +13,7 @@ from types import FunctionType
 from typing import Any
 
 from hyperslab.compiler.kernel import Kernel
-from hyperslab.compiler.signature import check_types, numba_type
+from hyperslab.compiler.signature import EqualShapes, check_types, numba_type
 from hyperslab.errors import KernelError
 from hyperslab_workers.kernel import (
     FORMAT,
@@ -26,8 +26,6 @@ from hyperslab_workers.kernel import (
 )
 
 __all__ = ["CompiledKernel", "compile_kernel", "publish"]
-
-EqualShapes = tuple[tuple[tuple[int, int, int], ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,15 +100,13 @@ def compile_kernel(
     with kernel._lock:
         compiled: CompiledKernel | None = kernel._compiled.get(key)
         if compiled is None:
-            compiled = kernel._compiled[key] = _compile(
-                kernel, full, names, defaults, equal_shapes
-            )
+            compiled = kernel._compiled[key] = _compile(kernel, full, names, defaults, equal_shapes)
     return compiled
 
 
 def _defaults(kernel: Kernel, given: int) -> tuple[Any, ...]:
     """Values of the parameters that were not given."""
-    known = tuple(kernel.function.__defaults__ or ())  # type: ignore[attr-defined]
+    known = tuple(kernel.function.__defaults__ or ())
     missing = len(kernel.parameters) - given
     if not 0 <= missing <= len(known):
         expected = ", ".join(
@@ -295,7 +291,7 @@ def publish(compiled: CompiledKernel, directory: str | os.PathLike[str]) -> Kern
         temporary = target.with_suffix(f".{os.getpid()}.{time.monotonic_ns()}.tmp")
         try:
             temporary.write_bytes(compiled.payload)
-            os.replace(temporary, target)  # noqa: PTH105
+            os.replace(temporary, target)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise

@@ -243,8 +243,6 @@ def _check_function(function: Any) -> None:
                 star = "*" if parameter.kind is parameter.VAR_POSITIONAL else "**"
                 problem = f"takes {star}{parameter.name}: name each argument"
             elif parameter.kind is parameter.KEYWORD_ONLY:
-                problem = (
-                    f"takes {parameter.name} by keyword only: arguments are given by position"
-                )
+                problem = f"takes {parameter.name} by keyword only: arguments are given by position"
     if problem:
         raise KernelError(f"{name} cannot be a kernel, it {problem}", kernel=name)

@@ -38,10 +38,9 @@ from numba.core import (
 )
 from numba.np import arrayobj
 
-__all__ = ["EqualShapes", "helper_pipeline", "pipeline"]
+from hyperslab.compiler.signature import EqualShapes
 
-EqualShapes = tuple[tuple[tuple[int, int, int], ...], ...]
-"""Groups of (argument, axis, delta) whose ``shape[axis] - delta`` are equal."""
+__all__ = ["helper_pipeline", "pipeline"]
 
 # Symbols end in a counter that starts at 1 in every process; two processes' kernels that meet
 # in one worker would call each other's helpers. 62 random bits keep them apart.
@@ -113,12 +112,13 @@ class _Context(cpu.CPUContext):  # type: ignore[misc]
 
 class _Lower(lowering.Lower):  # type: ignore[misc]
     equal_shapes: ClassVar[EqualShapes] = ()
+    context: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # A copy of this function's own context takes our class: patching Numba's would change
         # what the rest of the process compiles.
-        context = copy.copy(self.context)
+        context: Any = copy.copy(self.context)
         context.__class__ = _Context
         context.lower = self
         context.typing_context = _TypingContext(context.typing_context)

@@ -22,15 +22,15 @@ from hyperslab.compiler.temporaries import link_allocator
 
 __all__ = ["Machine", "finish"]
 
-_MATH: Final = (
-    "acos acosh asin asinh atan atan2 atanh cbrt ceil copysign cos cosh erf erfc exp exp2 expm1 "
-    "fabs fdim floor fma fmax fmin fmod frexp hypot ldexp lgamma llround log log10 log1p log2 "
-    "lround modf nearbyint nextafter pow remainder rint round sin sincos sinh sqrt tan tanh "
-    "tgamma trunc"
-).split()
+_MATH: Final = """
+    acos acosh asin asinh atan atan2 atanh cbrt ceil copysign cos cosh erf erfc exp exp2 expm1
+    fabs fdim floor fma fmax fmin fmod frexp hypot ldexp lgamma llround log log10 log1p log2
+    lround modf nearbyint nextafter pow remainder rint round sin sincos sinh sqrt tan tanh
+    tgamma trunc
+"""
+_MEMORY: Final = "memcpy memmove memset memcmp bcmp malloc free"
 _C_LIBRARY: Final = frozenset(
-    [*_MATH, *(name + "f" for name in _MATH), "memcpy", "memmove", "memset", "memcmp", "bcmp"]
-    + ["malloc", "free"]
+    [*_MEMORY.split(), *_MATH.split(), *(name + "f" for name in _MATH.split())]
 )
 """What an object may need and still run without Numba: functions every process has."""
 

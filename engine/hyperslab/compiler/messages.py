@@ -15,7 +15,7 @@ __all__ = ["explain"]
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _SPECIFIC = re.compile(r"^\s*(?:Numba\w*|\w*)Error: (.+)$", re.MULTILINE)
 _SIGNATURE = re.compile(r"^ *>>> (.+)$", re.MULTILINE)
-_NO_IMPLEMENTATION = re.compile(r"No implementation of function \w*\(?<?(?:built-in )?(?:function )?(.+?)(?: at 0x\w+)?>?\)? found")
+_NO_IMPLEMENTATION = re.compile(r"No implementation of function (.+) found for signature")
 _WHERE = (
     re.compile(r"\bat (?P<file>[^\n]+?) \((?P<line>\d+)\)"),
     re.compile(r"Raised from (?P<file>[^\n]+?) \((?P<line>\d+)\)"),
@@ -28,8 +28,8 @@ _NOISE: Final = (
     "Enable logging",
     "raised from ",
     "This error may have been caused by",
-    "The compiler failed to analyze the bytecode. ",
 )
+_ANALYSIS: Final = "The compiler failed to analyze the bytecode. "
 
 _TYPES = (
     (re.compile(r"readonly array\((\w+), (\d)d, \w\)"), r"read-only \1 array of \2 dimensions"),
@@ -41,6 +41,10 @@ _TYPES = (
 )
 
 _HINTS: Final = (
+    (
+        r"object mode",
+        "objmode needs the Python interpreter, which a kernel runs without; compute it outside",
+    ),
     (
         r"Cannot modify read-?only array|read-only .* array.*setitem|Cannot resolve setattr",
         "an input is assigned to; give it to the job with hs.write(...) or hs.update(...)",
@@ -151,14 +155,11 @@ def _reason(text: str) -> str:
         signature = _SIGNATURE.search(text)
         return _in_words(f"No implementation of {signature[1] if signature else missing[1]}")
     kept: list[str] = []
-    for line in text.splitlines():
+    for line in text.replace(_ANALYSIS, "").splitlines():
         stripped = line.strip()
         if stripped.startswith(_NOISE) or not stripped:
             if kept:
                 break
-            for noise in _NOISE:
-                if noise.endswith(". ") and stripped.startswith(noise):
-                    kept.append(stripped.removeprefix(noise))
             continue
         kept.append(stripped)
     return _in_words(" ".join(kept[:3]) or "Numba gives no reason")

@@ -9,7 +9,10 @@ import numpy as np
 from hyperslab.errors import KernelError
 from hyperslab_workers.kernel import ArgumentType, ArrayType, TupleType
 
-__all__ = ["check_dtype", "check_types", "describe", "numba_type"]
+__all__ = ["EqualShapes", "check_dtype", "check_types", "describe", "numba_type"]
+
+EqualShapes = tuple[tuple[tuple[int, int, int], ...], ...]
+"""Groups of (argument, axis, delta) whose ``shape[axis] - delta`` are equal."""
 
 
 def check_dtype(name: str, dtype: np.dtype[Any], *, kernel: str = "") -> None:
@@ -36,7 +39,7 @@ def check_dtype(name: str, dtype: np.dtype[Any], *, kernel: str = "") -> None:
     >>> check_dtype("t", np.dtype(">f4"))
     Traceback (most recent call last):
     ...
-    hyperslab_workers.errors.KernelError: argument 't' has dtype >f4, which kernels cannot take: \
+    hyperslab.KernelError: argument 't' has dtype >f4, which kernels cannot take: \
 its bytes are in the other order; convert it with astype('<f4')
     """
     problem = _problem(dtype)
@@ -117,8 +120,8 @@ def describe(name: str, declared: ArgumentType) -> str:
 def numba_type(declared: ArgumentType) -> Any:
     """The same type in Numba's terms; imports Numba."""
     import numba
-    from numba.core import types
 
+    types: Any = numba.types  # its own annotations know half of it
     if isinstance(declared, TupleType):
         return types.UniTuple(types.int64, declared.length)
     element = numba.from_dtype(declared.dtype)

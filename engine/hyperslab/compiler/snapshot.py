@@ -42,9 +42,7 @@ class Snapshot:
         Makes a dispatcher of a copied helper and the options its user gave it.
     """
 
-    def __init__(
-        self, kernel: Kernel, jit: Callable[[FunctionType, dict[str, Any]], Any]
-    ) -> None:
+    def __init__(self, kernel: Kernel, jit: Callable[[FunctionType, dict[str, Any]], Any]) -> None:
         self._kernel = kernel
         self._jit = jit
         self._helpers: dict[int, Any] = {}

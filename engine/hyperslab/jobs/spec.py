@@ -1,0 +1,519 @@
+"""What a job spec says: its models, and every mistake in it that the text alone shows.
+
+::
+
+    version: 1
+    arrays:   name: where it lies, or how it is made          ArraySpec
+    engine:   workers, memory, …                               EngineSpec
+    steps:    - kernel, arguments, over, region                StepSpec
+
+The parts are checked one by one, not as one model: where one array is described wrong, the
+steps and files of the others can still be looked into, and all problems are told at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+from typing import Annotated, Any, Literal, TypeVar
+
+import numpy as np
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    PlainValidator,
+    Tag,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+
+from hyperslab.jobs import fields
+from hyperslab.jobs.document import Document, Problem, read_document, spec_error
+from hyperslab.jobs.fields import near, one_of
+from hyperslab.jobs.positions import Path
+
+__all__ = [
+    "Accumulate",
+    "Argument",
+    "ArraySpec",
+    "CreateSpec",
+    "Draft",
+    "EngineSpec",
+    "Read",
+    "StepSpec",
+    "Update",
+    "Value",
+    "Write",
+    "read_draft",
+    "read_spec",
+    "uses",
+]
+
+VERSION = 1
+"""The version of the format that this module reads."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CreateSpec(_Model):
+    """A ``.npy`` file that the job makes before its first step."""
+
+    shape: fields.Shape | None = None
+    """Length of each axis; or give `like`."""
+
+    like: fields.ArrayName | None = None
+    """Another array whose shape, and dtype unless it is given, are taken over."""
+
+    dtype: fields.DtypeText | None = None
+    """Type of the elements."""
+
+    order: Annotated[Literal["C", "F"], PlainValidator(one_of("C", "F"))] = "C"
+    """Memory order."""
+
+    overwrite: fields.Flag = False
+    """Whether to replace a file that exists."""
+
+    sparse: fields.Flag = False
+    """Whether to reserve no disk space."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> CreateSpec:
+        if (self.shape is None) == (self.like is None):
+            raise ValueError("give either shape, or like with the name of another array")
+        if self.dtype is None and self.like is None:
+            raise ValueError("dtype is missing; give the type of the elements, such as f4")
+        return self
+
+
+class ArraySpec(_Model):
+    """An array in a file: one that is there, or with `create` one that the job makes."""
+
+    path: fields.FilePathText
+    """The file, relative to the document."""
+
+    mode: Annotated[Literal["r", "r+"], PlainValidator(one_of("r", "r+"))] | None = None
+    """ "r+" to let steps change a file that is there."""
+
+    dtype: fields.DtypeText | None = None
+    """Type of the elements, for raw files."""
+
+    shape: fields.Shape | None = None
+    """Shape, for raw files."""
+
+    offset: fields.Offset | None = None
+    """Bytes before the data of a raw file."""
+
+    order: Annotated[Literal["C", "F"], PlainValidator(one_of("C", "F"))] | None = None
+    """Memory order, for raw files."""
+
+    shared: fields.Flag = False
+    """Whether other programs may write the file meanwhile."""
+
+    create: CreateSpec | None = None
+    """How the file is made, if it is."""
+
+    @model_validator(mode="after")
+    def _open_or_create(self) -> ArraySpec:
+        if self.create is not None:
+            opening = ("mode", "dtype", "shape", "offset", "order")
+            given = [name for name in opening if getattr(self, name) is not None]
+            if given:
+                raise ValueError(
+                    f"{', '.join(given)} beside create: these describe a file that is there; say "
+                    "what is to be made inside create"
+                )
+        return self
+
+
+class EngineSpec(_Model):
+    """Settings of the engine, as for ``hs.Engine``."""
+
+    workers: fields.Count | None = None
+    memory: fields.ByteSize | None = None
+    executor: Annotated[str, PlainValidator(one_of("loky", "serial"))] | None = None
+    scratch: fields.FilePathText | None = None
+    lock_dir: fields.FilePathText | None = None
+    lock_timeout: fields.Seconds | None = None
+    progress: fields.ProgressSetting | None = None
+
+
+class Read(_Model):
+    """An array that the kernel reads."""
+
+    read: fields.ArrayName
+    halo: fields.Halo = 0
+    boundary: fields.Boundary = "clip"
+    axes: fields.Axes | None = None
+    whole: fields.Flag = False
+
+
+class Write(_Model):
+    """An array that the kernel writes without looking at its old values."""
+
+    write: fields.ArrayName
+    axes: fields.Axes | None = None
+
+
+class Update(_Model):
+    """An array that the kernel changes in place."""
+
+    update: fields.ArrayName
+    axes: fields.Axes | None = None
+
+
+class Accumulate(_Model):
+    """An array into which every task combines its contributions."""
+
+    accumulate: fields.ArrayName
+    op: fields.Operation = "add"
+    order: Annotated[Literal["region", "any"], PlainValidator(one_of("region", "any"))] = "region"
+    footprint: fields.Reference | None = None
+    """A function from a region of the domain to the part of the array that it touches."""
+
+
+class Value(_Model):
+    """A number or a small array with its dtype."""
+
+    value: Any
+    dtype: fields.DtypeText | None = None
+
+    @model_validator(mode="after")
+    def _convertible(self) -> Value:
+        self.as_numpy()
+        return self
+
+    def as_numpy(self) -> Any:
+        """The value as the kernel gets it: a scalar, or an array for a list.
+
+        Raises
+        ------
+        ValueError
+            It is no number, or its dtype cannot hold it.
+        """
+        shown = repr(self.value) if len(repr(self.value)) <= 60 else repr(self.value)[:60] + "…"
+        if self.value is None or isinstance(self.value, dict):
+            raise ValueError(
+                f"{shown} is no value for a kernel; give a number or a list of numbers"
+            )
+        try:
+            plain = np.array(self.value)
+            result = plain if self.dtype is None else np.array(self.value, dtype=self.dtype)
+        except (ValueError, TypeError, OverflowError) as error:
+            target = "an array" if self.dtype is None else f"dtype {self.dtype}"
+            raise ValueError(f"{shown} cannot be {target}: {error}") from None
+        if result.dtype.kind in "OU":
+            raise ValueError(
+                f"{shown} is no number; for times and complex numbers, which are written as text, "
+                "give dtype as well"
+            )
+        # Assigned to a smaller type, NumPy cuts 1.5 to 1 without a word.
+        if result.dtype.kind in "iub" and plain.dtype.kind in "biuf" and (result != plain).any():
+            raise ValueError(f"{shown} cannot be dtype {self.dtype} without changing; give another")
+        if self.dtype is None and plain.ndim == 0:
+            return self.value
+        return result if result.ndim else result[()]
+
+
+_ACCESSES: dict[str, type[_Model]] = {
+    "read": Read,
+    "write": Write,
+    "update": Update,
+    "accumulate": Accumulate,
+    "value": Value,
+}
+
+
+def _kind(argument: Any) -> str | None:
+    """The tag of an argument. In angle brackets, so that no key of a document is a tag."""
+    if isinstance(argument, str):
+        return "<name>"
+    if isinstance(argument, bool | int | float):
+        return "<number>"
+    if isinstance(argument, dict):
+        found = [name for name in _ACCESSES if name in argument]
+        return f"<{found[0]}>" if len(found) == 1 else None
+    return None
+
+
+Argument = Annotated[
+    Annotated[fields.ArrayName, Tag("<name>")]
+    | Annotated[fields.Number, Tag("<number>")]
+    | Annotated[Read, Tag("<read>")]
+    | Annotated[Write, Tag("<write>")]
+    | Annotated[Update, Tag("<update>")]
+    | Annotated[Accumulate, Tag("<accumulate>")]
+    | Annotated[Value, Tag("<value>")],
+    Discriminator(_kind),
+]
+"""What a kernel is called with: an array's name (it is read), "origin", a number, an access."""
+
+
+class StepSpec(_Model):
+    """One kernel run over one domain."""
+
+    kernel: fields.Reference
+    """``file.py:function``, relative to the document, or ``package.module:function``."""
+
+    arguments: Annotated[
+        Annotated[list[Argument], Tag("<list>")] | Annotated[dict[str, Argument], Tag("<mapping>")],
+        Discriminator(lambda value: {list: "<list>", dict: "<mapping>"}.get(type(value))),
+    ]
+    """In the order of the kernel's parameters, or by their names."""
+
+    over: fields.Over | None = None
+    """The domain: a shape, or an array that has it."""
+
+    region: fields.RegionShape | None = None
+    """Shape of a region in place of the one chosen."""
+
+
+_NESTED: dict[str, type[_Model]] = {
+    "create": CreateSpec,
+    **{f"<{name}>": model for name, model in _ACCESSES.items()},
+}
+"""The model that the keys below a part of a location belong to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A document with those of its parts that are well formed, and the problems of the others."""
+
+    document: Document
+    """The text, for the lines of further problems."""
+
+    arrays: Mapping[str, ArraySpec | None]
+    """By name; None for those with problems."""
+
+    steps: tuple[StepSpec | None, ...]
+    """In order; None for those with problems."""
+
+    engine: EngineSpec
+    """Settings; those that are well formed."""
+
+    problems: tuple[Problem, ...]
+    """All that the text shows."""
+
+    @property
+    def raw_steps(self) -> list[Any]:
+        """The steps as they stand in the document, in the order of `steps`."""
+        steps = self.document.value.get("steps")
+        return steps if isinstance(steps, list) else []
+
+
+def read_spec(path: str | FilePath) -> Draft:
+    """Read a job spec and check what its text alone shows. Executes nothing.
+
+    Raises
+    ------
+    SpecError
+        It has problems: all of them, each with its line.
+    """
+    draft = read_draft(path)
+    if draft.problems:
+        raise spec_error(draft.document.name, draft.problems)
+    return draft
+
+
+def read_draft(path: str | FilePath) -> Draft:
+    """Read a job spec and keep its problems, to be told together with those found later.
+
+    Raises
+    ------
+    SpecError
+        It cannot be read, or its syntax is broken.
+    """
+    document, found = read_document(path)
+    problems = list(found)
+    top = document.value
+    if not isinstance(top, dict):
+        problems.append(
+            document.problem((), "a job spec is a mapping with version, arrays and steps")
+        )
+        raise spec_error(document.name, problems)
+    known = ("version", "arrays", "engine", "steps")
+    for key in top:
+        if key not in known:
+            hint = near(key, known, "the sections")
+            problems.append(document.problem((key,), f"unknown section; {hint}"))
+    _check_version(document, top, problems)
+
+    arrays: dict[str, ArraySpec | None] = {}
+    for name, value in _section(document, top, "arrays", dict, problems).items():
+        try:
+            fields.checked_array_name(name)
+        except ValueError as error:
+            problems.append(document.problem(("arrays", name), str(error)))
+        arrays[name] = _part(document, ArraySpec, ("arrays", name), value, problems)
+    steps = tuple(
+        _part(document, StepSpec, ("steps", number), value, problems)
+        for number, value in enumerate(_section(document, top, "steps", list, problems))
+    )
+    engine = EngineSpec()
+    if top.get("engine") is not None:
+        given = _part(document, EngineSpec, ("engine",), top["engine"], problems)
+        engine = given or engine
+    draft = Draft(document, arrays, steps, engine, ())
+    problems += _unknown_names(draft)
+    return Draft(document, arrays, steps, engine, tuple(problems))
+
+
+def uses(step: Any) -> list[tuple[Path, str, str]]:
+    """The arrays that a step names: path inside the step, name, and what it does with them.
+
+    Takes the step as it stands in the document, so that one with other mistakes is looked
+    through as well.
+    """
+    if not isinstance(step, dict):
+        return []
+    arguments = step.get("arguments")
+    items: list[tuple[str | int, Any]] = []
+    if isinstance(arguments, list):
+        items += enumerate(arguments)
+    elif isinstance(arguments, dict):
+        items += arguments.items()
+    found: list[tuple[Path, str, str]] = []
+    for key, argument in items:
+        path: Path = ("arguments", key)
+        if isinstance(argument, str) and argument != fields.ORIGIN_NAME:
+            found.append((path, argument, "read"))
+        elif isinstance(argument, dict):
+            found += [
+                ((*path, word), argument[word], word)
+                for word in ("read", "write", "update", "accumulate")
+                if isinstance(argument.get(word), str)
+            ]
+    if isinstance(step.get("over"), str):
+        found.append((("over",), step["over"], "over"))
+    return found
+
+
+def _check_version(document: Document, top: dict[str, Any], problems: list[Problem]) -> None:
+    version = top.get("version")
+    if version != VERSION or isinstance(version, bool):
+        said = "is missing" if version is None else f"is {version!r}"
+        problems.append(
+            document.problem(
+                ("version",), f"{said}; this hyperslab reads version {VERSION}: write version: 1"
+            )
+        )
+
+
+_Section = TypeVar("_Section", dict[str, Any], list[Any])
+
+
+def _section(
+    document: Document,
+    top: dict[str, Any],
+    name: str,
+    kind: type[_Section],
+    problems: list[Problem],
+) -> _Section:
+    value = top.get(name)
+    if isinstance(value, kind) and value:
+        return value
+    form = {
+        "arrays": "a mapping from names to files, as t2m: {path: t2m.npy}",
+        "steps": "a list, each with kernel and arguments",
+    }
+    said = "is missing or empty" if not value else f"is {type(value).__name__}"
+    problems.append(document.problem((name,), f"{said}; give {form[name]}"))
+    return kind()
+
+
+_Part = TypeVar("_Part", bound=_Model)
+
+
+def _part(
+    document: Document, model: type[_Part], path: Path, value: Any, problems: list[Problem]
+) -> _Part | None:
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        for detail in error.errors(include_url=False):
+            where, message = _in_words(detail, model, value)
+            problems.append(document.problem((*path, *where), message))
+        return None
+
+
+def _in_words(detail: ErrorDetails, root: type[_Model], value: Any) -> tuple[Path, str]:
+    """The path of a pydantic error in the document, and what it says to a person."""
+    location, kind = detail["loc"], detail["type"]
+    path: list[str | int] = []
+    for part in location:
+        if isinstance(value, dict | list) and not (isinstance(part, str) and part[:1] == "<"):
+            present = part in value if isinstance(value, dict) else isinstance(part, int)
+            value = value[part] if present else None  # type: ignore[index]
+            path.append(part)
+    model = next(
+        (_NESTED[str(part)] for part in reversed(location[:-1]) if str(part) in _NESTED), root
+    )
+    given = detail["input"]
+    if kind == "extra_forbidden":
+        hint = near(str(location[-1]), model.model_fields, "the keys here")
+        return tuple(path), f"unknown key; {hint}"
+    if kind == "missing":
+        # Told on the line of what it is missing from.
+        return tuple(path[:-1]), f"{path[-1]} is missing"
+    if kind == "value_error":
+        return tuple(path), str(detail["ctx"]["error"])
+    if kind.startswith("union_tag"):
+        if path and path[-1] == "arguments":
+            return tuple(path), (
+                f"{given!r}: give a list in the order of the kernel's parameters, or a mapping "
+                "from their names"
+            )
+        return tuple(path), _no_argument(given)
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        return tuple(path), f"{given!r}: give a mapping with {', '.join(model.model_fields)}"
+    return tuple(path), f"{given!r}: {detail['msg']}"
+
+
+def _no_argument(given: Any) -> str:
+    words = ", ".join(_ACCESSES)
+    if isinstance(given, dict):
+        both = [name for name in _ACCESSES if name in given]
+        if both:
+            return f"{' and '.join(both)} in one argument; give one of {words}"
+        hints = [near(str(key), _ACCESSES, "") for key in given]
+        hint = next((f"; {h}" for h in hints if h.startswith("did")), "")
+        return f"it does not say what the kernel does: give one of {words}{hint}"
+    if isinstance(given, list):
+        return "a list stands for no argument by itself; write {value: [...], dtype: f8}"
+    return f"{given!r} is no argument; give an array's name, origin, a number, or one of {words}"
+
+
+def _unknown_names(draft: Draft) -> list[Problem]:
+    """Uses of arrays that are not there, and chains of `like` that end nowhere."""
+    document, arrays = draft.document, draft.arrays
+    problems = []
+
+    def unknown(path: Path, name: str) -> None:
+        hint = near(name, arrays, "the arrays")
+        problems.append(document.problem(path, f"there is no array {name!r}; {hint}"))
+
+    for number, step in enumerate(draft.raw_steps):
+        for path, name, _ in uses(step):
+            if name not in arrays:
+                unknown(("steps", number, *path), name)
+    for name, array in arrays.items():
+        chain, current = [name], array
+        while current is not None and current.create is not None and current.create.like:
+            like = current.create.like
+            if like not in arrays or like in chain:
+                # Told once, where the chain breaks, or at each array of a ring.
+                if current is array and like not in arrays:
+                    unknown(("arrays", name, "create", "like"), like)
+                elif like == name:
+                    ring = " like ".join([*chain, name])
+                    problems.append(
+                        document.problem(("arrays", name, "create", "like"), f"{ring}: a circle")
+                    )
+                break
+            chain.append(like)
+            current = arrays[like]
+    return problems

@@ -1,0 +1,176 @@
+"""Time and memory of a program with several steps, watched from outside.
+
+The program notes when each step began and ended; its parent samples the memory of it and of
+all its children meanwhile. Both read one clock, the system's monotonic one.
+
+Memory comes in two sums over all processes. *Private* memory is what the program allocated
+(RssAnon): it is taken from everybody else. *Resident* memory (VmRSS) counts mapped pages of
+files too, once for every process that maps them, although the system holds them once and
+takes them back when memory is short.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+__all__ = ["Cost", "Measurement", "Steps", "run_measured"]
+
+_PERIOD = 0.01
+_LOOK_FOR_CHILDREN = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one step cost."""
+
+    name: str
+    """The step."""
+
+    seconds: float
+    """How long it took."""
+
+    private: int
+    """Peak private memory of all processes together, in bytes."""
+
+    resident: int
+    """Peak resident memory of all processes together, in bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What a program cost."""
+
+    startup: Cost
+    """From its start to its first step: imports, loading."""
+
+    steps: tuple[Cost, ...]
+    """Its steps."""
+
+    whole: Cost
+    """All of it, from its start to its end."""
+
+
+class Steps:
+    """The stopwatch inside the measured program.
+
+    Examples
+    --------
+    >>> steps = Steps()
+    >>> with steps("counting"):
+    ...     total = sum(range(1000))
+    >>> [name for name, began, ended in steps.times]
+    ['counting']
+    """
+
+    def __init__(self) -> None:
+        self.times: list[tuple[str, float, float]] = []
+
+    @contextlib.contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Time a block."""
+        began = time.monotonic()
+        yield
+        self.times.append((name, began, time.monotonic()))
+
+    def save(self, path: Path) -> None:
+        """Leave the times for the parent."""
+        path.write_text(json.dumps(self.times))
+
+
+def run_measured(command: Sequence[str], times: Path) -> Measurement:
+    """Run a program that saves its :class:`Steps` to `times`, and measure it.
+
+    Parameters
+    ----------
+    command : sequence of str
+        The program and its arguments.
+    times : Path
+        The file it leaves.
+
+    Raises
+    ------
+    SystemExit
+        The program failed; the message holds what it wrote to its standard error.
+    """
+    began = time.monotonic()
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as program:
+        watch = _Watch(program.pid)
+        try:
+            _, messages = program.communicate()
+        except BaseException:
+            program.terminate()
+            raise
+        finally:
+            watch.stop()
+    ended = time.monotonic()
+    if program.returncode:
+        raise SystemExit(
+            f"{' '.join(command)}\nended with exit code {program.returncode}:\n{messages}"
+        )
+    steps = [(name, first, last) for name, first, last in json.loads(times.read_text())]
+    return Measurement(
+        startup=watch.cost("start and load", began, steps[0][1]),
+        steps=tuple(watch.cost(*step) for step in steps),
+        whole=watch.cost("whole program", began, ended),
+    )
+
+
+class _Watch:
+    """Samples the memory of a process and its descendants in a thread of this one."""
+
+    def __init__(self, pid: int) -> None:
+        self._root = pid
+        self._samples: list[tuple[float, int, int]] = []
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def cost(self, name: str, began: float, ended: float) -> Cost:
+        # A step shorter than the period still gets the samples on either side of it.
+        inside = [s for s in self._samples if began - _PERIOD <= s[0] <= ended + _PERIOD]
+        if not inside:
+            inside = [min(self._samples, key=lambda s: abs(s[0] - began))]
+        return Cost(
+            name,
+            ended - began,
+            private=max(private for _, private, _ in inside),
+            resident=max(resident for _, _, resident in inside),
+        )
+
+    def _sample(self) -> None:
+        pids, look = [self._root], 0.0
+        while not self._over.is_set():
+            now = time.monotonic()
+            if now >= look:
+                look = now + _LOOK_FOR_CHILDREN
+                with contextlib.suppress(psutil.Error):
+                    family = psutil.Process(self._root).children(recursive=True)
+                    pids = [self._root, *(child.pid for child in family)]
+            sums = [sum(column) for column in zip(*map(_memory, pids), strict=True)]
+            self._samples.append((now, sums[0], sums[1]))
+            self._over.wait(_PERIOD)
+
+
+def _memory(pid: int) -> tuple[int, int]:
+    """Private and resident bytes of a process; zeros where it is gone."""
+    found = {"RssAnon": 0, "VmRSS": 0}
+    # Not psutil's memory_full_info: it walks every page, and holds up the program meanwhile.
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            name, _, rest = line.partition(":")
+            if name in found:
+                found[name] = int(rest.split()[0]) * 1024
+    return found["RssAnon"], found["VmRSS"]
