@@ -29,6 +29,7 @@ from pathlib import Path
 from hyperslab.compiler import compile_kernel, publish
 from hyperslab.errors import JobInterrupted
 from hyperslab.failures import lost, never_started, raise_failure
+from hyperslab.interruption import exit_as_interrupted_if_uncaught
 from hyperslab.merging import Merger
 from hyperslab.plan import Plan
 from hyperslab.pool import Death, Pool, death_of
@@ -80,10 +81,9 @@ def drive(plan: Plan, pool: Pool, session: Path, progress: ProgressDisplay) -> R
         pool.start()
         compiled = compile_kernel(plan.kernel, plan.types, equal_shapes=plan.equal_lengths)
     except KeyboardInterrupt:
-        raise JobInterrupted(
-            f"kernel {plan.kernel.name} was interrupted before its first region"
-        ) from None
+        raise _interrupted(plan, "before its first region") from None
     compile_seconds = time.monotonic() - started
+    pool.lock_roots |= _lock_roots(plan)
     with _job_directory(session) as directory:
         slots = _slots(plan, pool)
         board = Board.create(str(directory / "board"), slots)
@@ -106,10 +106,8 @@ def drive(plan: Plan, pool: Pool, session: Path, progress: ProgressDisplay) -> R
         except KeyboardInterrupt:
             with contextlib.suppress(KeyboardInterrupt):
                 running.stop()
-            raise JobInterrupted(
-                f"kernel {plan.kernel.name} was interrupted after {running.regions:,} of "
-                f"{plan.regions:,} regions"
-            ) from None
+            done = f"after {running.regions:,} of {plan.regions:,} regions"
+            raise _interrupted(plan, done) from None
         except BaseException:
             running.stop()
             raise
@@ -128,6 +126,20 @@ def drive(plan: Plan, pool: Pool, session: Path, progress: ProgressDisplay) -> R
             for t, o in sorted(running.spans, key=lambda pair: pair[1].index)
         ),
     )
+
+
+def _interrupted(plan: Plan, when: str) -> JobInterrupted:
+    exit_as_interrupted_if_uncaught()
+    return JobInterrupted(f"kernel {plan.kernel.name} was interrupted {when}")
+
+
+def _lock_roots(plan: Plan) -> set[str | None]:
+    """Where the tasks of a job will take locks; None stands for the default."""
+    return {
+        a.array.lock_dir or plan.settings.lock_dir
+        for a in plan.accesses
+        if a.guarded or a.placement in (Placement.MERGE, Placement.DIRECT)
+    }
 
 
 def _slots(plan: Plan, pool: Pool) -> int:

@@ -42,7 +42,8 @@ def argument_type(argument: Argument, order: Literal["C", "F"], grid: Grid) -> A
     for region in partition.representatives(grid) if len(grid) else ():
         box = argument.box(region)
         outside = not Box.of_shape(array.shape).contains(box)
-        if argument.privilege is Privilege.READ and not (argument.has_halo and outside):
+        copied = (argument.has_halo and outside) or not array.aligned
+        if argument.privilege is Privilege.READ and not copied:
             orders &= _orders(box.shape, array.strides, array.dtype.itemsize)
         elif argument.placement in (Placement.DIRECT, Placement.PRIVATE):
             # Of integers the budget decides between the two, and it must not change the machine

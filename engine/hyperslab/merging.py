@@ -11,6 +11,7 @@ from hyperslab.plan import Plan
 from hyperslab.settings import Settings
 from hyperslab_workers import mapping
 from hyperslab_workers.access import Access, Placement
+from hyperslab_workers.box import Box
 from hyperslab_workers.reduction import OPERATIONS
 from hyperslab_workers.task import Outcome, Partial
 
@@ -83,7 +84,8 @@ class Merger:
                 else []
             )
             with hold_all(guards, settings.lock_timeout):
-                target = mapping.view(access.array, writable=True)
+                held = mapping.view(access.array)
                 assert access.op is not None
-                OPERATIONS[access.op](target, total, out=target)
+                OPERATIONS[access.op](held, total, out=total)
+                mapping.write_back(access.array, Box.of_shape(access.array.shape), total)
         self._totals.clear()

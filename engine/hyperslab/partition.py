@@ -120,7 +120,9 @@ def split_axes(domain: tuple[int, ...], accesses: Sequence[Access]) -> frozenset
 def is_buffered(access: Access) -> bool:
     """Whether a region of this access lives in private memory."""
     if access.privilege is Privilege.READ:
-        return access.has_halo and access.boundary != "clip"
+        padded = access.has_halo and access.boundary != "clip"
+        # Compiled code may not touch an element at an odd address: it gets an aligned copy.
+        return padded or not access.array.aligned
     return access.placement is not Placement.DIRECT and access.placement is not Placement.PRIVATE
 
 

@@ -292,6 +292,9 @@ def _placement(access: Access, declaration: Declaration, private: int, limit: Bu
     """Where an accumulation gathers, `private` being the bytes of all that may be private."""
     if declaration.footprint is not None:
         return Placement.MERGE
+    if not access.array.aligned:
+        # Compiled code cannot work in the file itself; any placement that copies will do.
+        return Placement.PRIVATE if access.array.nbytes <= PRIVATE_LIMIT else Placement.MERGE
     if access.array.nbytes > PRIVATE_LIMIT:
         return Placement.DIRECT
     # Of integers any way gives the same bits, so the budget may choose.

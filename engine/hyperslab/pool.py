@@ -50,6 +50,9 @@ class Pool(Protocol):
     generation: int
     """Grows by one with every restart."""
 
+    lock_roots: set[str | None]
+    """Where jobs had workers take locks: what killed workers leave there, the pool removes."""
+
     @property
     def losses(self) -> tuple[type[Exception], ...]:
         """What submitting, or a future, raises when workers are gone."""
@@ -132,6 +135,7 @@ class LokyPool:
     def __init__(self, workers: int, session: Path) -> None:
         self.concurrency = workers
         self.generation = 0
+        self.lock_roots: set[str | None] = set()
         self._session = session
         self._executor: Any = None
         self._closed = False
@@ -228,6 +232,16 @@ class LokyPool:
                 # A manager thread that died of a cancelled future is no reason to fail here.
                 with contextlib.suppress(BrokenExecutor, RuntimeError):
                     executor.shutdown(wait=True, kill_workers=True)
+                self._sweep_locks()
+
+    def _sweep_locks(self) -> None:
+        """Remove the lock directories that killed workers left, unless somebody uses them."""
+        if self.lock_roots:
+            from hyperslab_workers.locks import sweep
+
+            for root in self.lock_roots:
+                sweep(root)
+            self.lock_roots.clear()
 
 
 def uninterrupted(call: Callable[[], None]) -> None:
@@ -270,6 +284,9 @@ class SerialPool:
     generation = 0
     losses: tuple[type[Exception], ...] = ()
 
+    def __init__(self) -> None:
+        self.lock_roots: set[str | None] = set()
+
     def start(self) -> None:
         """Nothing to start."""
 
@@ -301,6 +318,7 @@ class ForeignPool:
 
     def __init__(self, executor: Executor, workers: int) -> None:
         self._executor = executor
+        self.lock_roots: set[str | None] = set()
         self.concurrency = int(getattr(executor, "_max_workers", None) or workers)
         # Of these it is known; of others it is not assumed.
         self.starts_in_order = isinstance(executor, ThreadPoolExecutor | ProcessPoolExecutor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from typing import Any, Protocol
@@ -147,7 +148,9 @@ def make_progress(wanted: Progress, name: str, regions: int, size: int) -> Progr
     if wanted is False:
         return _Silent()
     patience = 0.0 if wanted is True else _PATIENCE
-    if sys.stderr is not None and sys.stderr.isatty():
+    # On a dumb terminal rich draws nothing at all.
+    dumb = os.environ.get("TERM") in ("dumb", "unknown")
+    if sys.stderr is not None and sys.stderr.isatty() and not dumb:
         return _Bar(name, regions, size, patience=patience)
     return _Lines(name, regions, size, patience=patience)
 

@@ -32,7 +32,10 @@ def project(
     """
     private = sum(a.array.nbytes for a in accesses if a.placement is Placement.PRIVATE)
     merged = _largest_footprint(declarations, grid)
-    fixed = partition.fixed_buffers(accesses)
+    given = [d for d in declarations if d is not None]
+    fixed = partition.fixed_buffers(
+        [a for a, d in zip(accesses, given, strict=True) if d.footprint is None]
+    )
     # The coordinator holds the sum so far, the partial being added, and the old values.
     coordinator = 3 * private
 

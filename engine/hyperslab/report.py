@@ -80,10 +80,11 @@ class Report:
     def __str__(self) -> str:
         compiled = f", {self.compile_seconds:.2f} s of it compiling" if self.compile_seconds else ""
         retried = f", {self.retries} run again" if self.retries else ""
+        plural = "" if self.tasks == 1 else "s"
         rows = [
             ("kernel", self.kernel),
             ("time", f"{self.seconds:.3f} s{compiled}"),
-            ("regions", f"{self.regions:,} in {self.tasks:,} tasks{retried}"),
+            ("regions", f"{self.regions:,} in {self.tasks:,} task{plural}{retried}"),
             ("read", human_bytes(self.bytes_read)),
             ("written", human_bytes(self.bytes_written)),
             ("throughput", f"{human_bytes(self.throughput)}/s"),

@@ -19,6 +19,7 @@ import threading
 from pathlib import Path
 
 from hyperslab.errors import ArrayFileError
+from hyperslab_workers.startup import SESSIONS
 
 __all__ = ["session_directory"]
 
@@ -72,7 +73,18 @@ def session_directory(scratch: str | os.PathLike[str] | None = None) -> Path:
         fcntl.flock(owner, fcntl.LOCK_EX)
         fresh.rename(directory / _OWNER)
         _sessions[key] = (directory, owner)
+        _list_sessions()
         return directory
+
+
+def _list_sessions() -> None:
+    """Write into each directory which ones there are: a worker knows of one, and removes all."""
+    own = [directory for (pid, _), (directory, _) in _sessions.items() if pid == os.getpid()]
+    for directory in own:
+        with contextlib.suppress(OSError):
+            fresh = directory / f"{SESSIONS}.new"
+            fresh.write_text("".join(f"{path}\n" for path in own))
+            fresh.rename(directory / SESSIONS)
 
 
 def _sweep(root: str) -> None:

@@ -138,14 +138,12 @@ def resolve(
         lock_timeout = _checked_seconds(lock_timeout, "lock_timeout")
     elif text := environ.get("HYPERSLAB_LOCK_TIMEOUT"):
         lock_timeout = _checked_seconds(text, "HYPERSLAB_LOCK_TIMEOUT")
-    scratch = scratch or environ.get("HYPERSLAB_SCRATCH")
-    lock_dir = lock_dir or environ.get("HYPERSLAB_LOCK_DIR")
     return Settings(
         workers=workers,
         memory=None if memory is None else parse_bytes(memory),
         executor=executor,
-        scratch=os.fspath(scratch) if scratch else None,
-        lock_dir=os.fspath(lock_dir) if lock_dir else None,
+        scratch=_checked_path(scratch or environ.get("HYPERSLAB_SCRATCH"), "scratch"),
+        lock_dir=_checked_path(lock_dir or environ.get("HYPERSLAB_LOCK_DIR"), "lock_dir"),
         lock_timeout=lock_timeout,
         progress=progress,
     )
@@ -171,6 +169,13 @@ def _checked_seconds(value: float | str, name: str) -> float:
     if not seconds >= 0:
         raise PlanError(f"{name}={value!r}: give seconds, 0 or more, or nothing to wait for ever")
     return seconds
+
+
+def _checked_path(value: str | os.PathLike[str] | None, name: str) -> str | None:
+    try:
+        return os.fspath(value) if value else None
+    except TypeError:
+        raise PlanError(f"{name}={value!r}: give the path of a directory") from None
 
 
 def _cpu_count() -> int:

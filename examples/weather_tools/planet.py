@@ -66,6 +66,15 @@ _WAVES = (
     (11, 50.0, 9.0),
 )
 
+_HIGHLANDS = (
+    # K colder, degrees north and east, how far in latitude and longitude
+    (24.0, -90.0, 0.0, 22.0, 1000.0),  # Antarctica
+    (16.0, 73.0, -40.0, 9.0, 22.0),  # Greenland
+    (13.0, 33.0, 88.0, 6.0, 11.0),  # Tibet
+    (9.0, -18.0, -68.0, 14.0, 5.0),  # Andes
+    (7.0, 42.0, -110.0, 9.0, 8.0),  # Rocky Mountains
+)
+
 _FIRST_DAY = 152
 """The record begins on 1 June, 00 UTC."""
 
@@ -126,10 +135,11 @@ def patterns(grid: Grid) -> np.ndarray:
     phi, land = np.deg2rad(latitude), land_fraction(grid)
     sun = np.deg2rad(longitude)
 
-    mean = 300.0 - 43.0 * np.abs(np.sin(phi)) ** 2.4
+    mean = 300.0 - np.where(phi > 0, 36.0, 43.0) * np.abs(np.sin(phi)) ** 2.4
     mean += 4.5 * land * np.exp(-(((np.abs(latitude) - 23.0) / 11.0) ** 2))  # deserts
-    mean -= 24.0 * land * np.exp(-(((latitude + 90.0) / 22.0) ** 2))  # Antarctica is high
-    mean -= 12.0 * land * np.exp(-(((latitude - 33) / 6) ** 2) - ((longitude - 88) / 11) ** 2)
+    for drop, north, east, height, width in _HIGHLANDS:
+        shape = ((latitude - north) / height) ** 2 + ((longitude - east) / width) ** 2
+        mean -= drop * land * np.exp(-shape)
     season = (2.5 + 12.5 * land) * np.sin(phi) * np.sqrt(np.abs(np.sin(phi)))
     day = (0.4 + 6.6 * land) * np.cos(phi)
     maps = [mean, season, day * np.cos(sun), day * np.sin(sun)]

@@ -144,14 +144,15 @@ def windowed(u, weights, before, clip, shape, origin, out):
 
 
 BOUNDARIES: list[Any] = ["clip", "nearest", "reflect", "wrap", 0, -3]
+# A few only, because lengths that are known to agree make another machine code for each.
+HALOS = [((0, 0),) * 3, ((1, 1),) * 3, ((0, 2), (1, 0), (0, 0)), ((7, 0), (0, 7), (2, 3))]
 PADDING = {"nearest": "edge", "reflect": "reflect", "wrap": "wrap"}
 
 
 @st.composite
 def halo_jobs(draw: st.DrawFn) -> tuple[Any, ...]:
     shape = draw(hnp.array_shapes(min_dims=3, max_dims=3, min_side=1, max_side=5))
-    width = st.sampled_from([0, 0, 1, 2, 7])
-    halo = tuple((draw(width), draw(width)) for _ in shape)
+    halo = draw(st.sampled_from(HALOS))
     order = draw(st.sampled_from("CF"))
     return shape, order, halo, draw(st.sampled_from(BOUNDARIES)), draw(region_shapes(shape))
 

@@ -69,6 +69,12 @@ class ArrayRef:
         return self.size * self.dtype.itemsize
 
     @property
+    def aligned(self) -> bool:
+        """Whether every element lies at a multiple of its type's alignment."""
+        unit = self.dtype.alignment
+        return all(step % unit == 0 for step in (self.offset, *self.strides))
+
+    @property
     def identity(self) -> tuple[int, int]:
         """Device and inode: equal for every path to one file."""
         return (self.device, self.inode)

@@ -53,6 +53,12 @@ class Binding:
     box = Box((), ())
     """The box of the array that the current region touches."""
 
+    @property
+    def touched(self) -> Box:
+        """The part of :attr:`box` that lies in the array: what is locked."""
+        assert self.array is not None
+        return self.box.intersect(Box.of_shape(self.array.shape))
+
     def begin_task(self) -> None:
         """Get ready for a task: the file may have been changed since the last one."""
         if self.array is not None:
@@ -111,6 +117,13 @@ class _ArrayBinding(Binding):
 
 
 class _Read(_ArrayBinding):
+    @property
+    def touched(self) -> Box:
+        if self.access.boundary in ("reflect", "wrap") and not self._bounds.contains(self.box):
+            # The values beyond the edge are taken from elsewhere, with "wrap" from far away.
+            return self._bounds
+        return super().touched
+
     def begin_task(self) -> None:
         super().begin_task()
         self._whole = mapping.view(self.array)
@@ -119,13 +132,17 @@ class _Read(_ArrayBinding):
     def prepare(self, region: Box) -> Any:
         box = self.box
         # Not `contains`, for which an empty box lies anywhere: its halo has a shape all the same.
-        if not self.access.has_halo or self._bounds.intersect(box) == box:
+        inside = not self.access.has_halo or self._bounds.intersect(box) == box
+        if inside and self.array.aligned:
             # With an ellipsis, because a full index without one gives a scalar.
             return self._whole[(*box.slices, ...)]
-        padded = self._buffer(box.shape)
-        mapping.gather(self.array, box, self.access.boundary, padded)
-        padded.flags.writeable = False
-        return padded
+        copy = self._buffer(box.shape)
+        if inside:
+            np.copyto(copy, self._whole[box.slices])
+        else:
+            mapping.gather(self.array, box, self.access.boundary, copy)
+        copy.flags.writeable = False
+        return copy
 
 
 class _Write(_ArrayBinding):
@@ -184,10 +201,10 @@ class _Merge(_ArrayBinding):
 
     def commit(self) -> None:
         assert self.access.op is not None
-        target = mapping.view(self.array, self.box, writable=True)
-        # Stores into the map, no write-back buffer: under the lock nobody looks, and a
-        # worker that dies here leaves its slot in WRITING, which is reported.
-        OPERATIONS[self.access.op](target, self._values, out=target)
+        held = mapping.view(self.array, self.box)
+        OPERATIONS[self.access.op](held, self._values, out=self._values)
+        # Not by stores into the map: on a full disk under a sparse file those kill the worker.
+        mapping.write_back(self.array, self.box, self._values)
 
 
 class _Direct(_ArrayBinding):

@@ -21,7 +21,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 
-from hyperslab_workers.bindings import PrivateBinding, bind
+from hyperslab_workers.bindings import Binding, PrivateBinding, bind
 from hyperslab_workers.board import Board
 from hyperslab_workers.box import Box
 from hyperslab_workers.errors import ArrayFileError, HyperslabError, LockTimeout
@@ -164,11 +164,7 @@ class _Run:
         from hyperslab_workers.locks import Guard, hold_all, lock_for
 
         guards = [
-            Guard(
-                lock_for(b.array, self.job.lock_dir),
-                b.array.extent(b.box.intersect(Box.of_shape(b.array.shape))),
-                b.exclusive,
-            )
+            Guard(lock_for(b.array, self.job.lock_dir), b.array.extent(b.touched), b.exclusive)
             for b in bindings
             if b.array is not None
         ]

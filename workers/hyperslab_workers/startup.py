@@ -6,6 +6,7 @@ pools of numerical libraries read it at import; what has to be done inside stand
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import select
@@ -13,9 +14,23 @@ import shutil
 import signal
 import sys
 import threading
+from pathlib import Path
 from typing import NoReturn
 
-__all__ = ["ENVIRONMENT", "start_worker"]
+__all__ = ["BLOCKED", "ENVIRONMENT", "SESSIONS", "start_worker"]
+
+SESSIONS = "sessions"
+"""File in a scratch directory that lists all scratch directories of its process."""
+
+BLOCKED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that a worker is born with blocked, by whoever spawns it.
+
+A terminal and a batch system send them to every process of a group at once. The coordinator
+answers for all; if workers died as well, nobody would be left to tidy up behind it.
+"""
+
+_GRACE = 0.3
+"""Seconds that a coordinator which got the same signal has to die or to stop its workers."""
 
 ENVIRONMENT = {
     # One compute thread a worker: the parallelism is the processes'.
@@ -39,11 +54,12 @@ def start_worker(coordinator: int, session: str) -> None:
     coordinator : int
         Process number of the coordinator.
     session : str
-        Its scratch directory, removed here if the coordinator dies without doing so.
+        Its scratch directory, removed here, with any others that it has, if the coordinator
+        dies without doing so.
     """
-    # Ctrl-C is the coordinator's to handle. The pool also blocks SIGINT around the spawn, so
-    # that it cannot hit a worker before this line.
+    # Ctrl-C is the coordinator's to handle.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED)
     _watch(coordinator, session)
     # What tasks need is loaded while the coordinator still compiles, not at the first task.
     import hyperslab_workers.execute  # noqa: F401
@@ -62,31 +78,76 @@ def _watch(coordinator: int, session: str) -> None:
     try:
         fd = os.pidfd_open(coordinator)
     except ProcessLookupError:
-        _leave(session)
+        _leave(coordinator, session)
     if os.getppid() != coordinator:
-        _leave(session)
+        _leave(coordinator, session)
 
     def wait() -> None:
-        poller = select.poll()
-        poller.register(fd, select.POLLIN)
-        poller.poll()
-        _leave(session)
+        _wait(fd, None)
+        _leave(coordinator, session)
+
+    def heed() -> None:
+        number = signal.sigwait({signal.SIGTERM, signal.SIGHUP})
+        if _wait(fd, _GRACE):
+            return  # The other thread sees to it.
+        # It was meant for this worker alone. The default handler is still in place, so it
+        # dies of it and whoever looks at its exit status reads the truth.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
+        os.kill(os.getpid(), number)
 
     threading.Thread(target=wait, name="hyperslab-watchdog", daemon=True).start()
+    threading.Thread(target=heed, name="hyperslab-signals", daemon=True).start()
 
 
-def _leave(session: str) -> NoReturn:
+def _wait(pidfd: int, seconds: float | None) -> bool:
+    """Whether the process ended within that time."""
+    poller = select.poll()
+    poller.register(pidfd, select.POLLIN)
+    return bool(poller.poll(None if seconds is None else 1000 * seconds))
+
+
+def _leave(coordinator: int, session: str) -> NoReturn:
     # Tidying goes first, but it may wait for a lock that the interrupted task holds: whatever
     # happens to it, this process is gone within a second.
-    cleaner = threading.Thread(target=_tidy, args=(session,), daemon=True)
+    cleaner = threading.Thread(target=_tidy, args=(coordinator, session), daemon=True)
     cleaner.start()
     cleaner.join(1.0)
     os._exit(77)
 
 
-def _tidy(session: str) -> None:
+def _tidy(coordinator: int, session: str) -> None:
     """Remove what the dead coordinator would have removed."""
-    shutil.rmtree(session, ignore_errors=True)
-    locks = sys.modules.get("hyperslab_workers.locks")
-    if locks is not None:
-        locks.release_all()
+    for directory in _sessions(session):
+        shutil.rmtree(directory, ignore_errors=True)
+    # loky's own tracker removes them too, unless it was killed with the coordinator.
+    for semaphore in Path("/dev/shm").glob(f"sem.loky-{coordinator}-*"):
+        with contextlib.suppress(OSError):
+            semaphore.unlink()
+    if "hyperslab_workers.locks" in sys.modules:
+        _release_locks()
+
+
+def _sessions(session: str) -> list[str]:
+    """All scratch directories of a process, of which it names the others in each."""
+    with contextlib.suppress(OSError):
+        return Path(session, SESSIONS).read_text().splitlines()
+    return [session]
+
+
+def _release_locks() -> None:
+    """Give up all locks, and remove their directories if nobody else uses them."""
+    from hyperslab_workers import lock_table, locks
+
+    roots = {os.path.dirname(directory) for directory in lock_table._table}
+    if locks.release_all(timeout=0.1):
+        return
+    # A kernel holds one and may run for long. To let go under it is not safe, so its process
+    # ends with the lock and a child, which has inherited no lock, tidies up after it.
+    own = os.pidfd_open(os.getpid())
+    if os.fork() == 0:
+        try:
+            if _wait(own, 5.0):
+                for root in roots:
+                    locks.sweep(root)
+        finally:
+            os._exit(0)

@@ -30,6 +30,9 @@ __all__ = ["app", "main"]
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
+_WIDE = 1000
+"""Columns of what is no terminal."""
+
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
@@ -136,7 +139,7 @@ def info(
                 raise typer.Exit(FAILED)
 
 
-class _Usage(Exception):  # noqa: N818
+class _Usage(Exception):
     """A mistake in the command, found after its options were parsed."""
 
 
@@ -146,7 +149,7 @@ def _run(job: Job, report_path: Path | None) -> None:
     status, failure = "finished", None
     try:
         for step in job.run():
-            done.append(step)
+            done.append(step)  # noqa: PERF402 - those before an error are needed, too
     except BaseException as error:
         status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         failure = error
@@ -161,13 +164,13 @@ def _run(job: Job, report_path: Path | None) -> None:
 
 def _print_table(done: list[StepReport], steps: int) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     from hyperslab.memory import human_bytes
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("step", "kernel", "time", "compiling", "regions", "read", "written", "rate"):
         table.add_column(title, justify="left" if title == "kernel" else "right", no_wrap=True)
-    from rich.text import Text
 
     for step in done:
         figures = step.report
@@ -222,13 +225,12 @@ def _write_report(
 def _console(*, stderr: bool = False) -> Console:
     from rich.console import Console
 
-    console = Console(stderr=stderr, markup=False, highlight=False, soft_wrap=True, emoji=False)
     # In a file or a pipe there is no width, and rich's default of 80 would cut the table.
-    if not console.is_terminal:
-        console = Console(
-            stderr=stderr, markup=False, highlight=False, soft_wrap=True, emoji=False, width=1000
-        )
-    return console
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else _WIDE
+    return Console(
+        file=stream, width=width, markup=False, highlight=False, emoji=False, soft_wrap=True
+    )
 
 
 def _complain(text: str) -> None:

@@ -208,9 +208,7 @@ for _name, _pattern, _first in (
     ),
     ("merge", "<<", ["<"]),
 ):
-    _Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
-        _TAG + _name, re.compile(f"(?:{_pattern})\\Z"), _first
-    )
+    _Loader.add_implicit_resolver(_TAG + _name, re.compile(f"(?:{_pattern})\\Z"), _first)
 
 
 def _int(text: str) -> int:
@@ -239,7 +237,7 @@ def _yaml(text: str) -> _Parsed:
         try:
             root = loader.get_single_node()
         finally:
-            loader.dispose()  # type: ignore[no-untyped-call]
+            loader.dispose()
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         character = error.character

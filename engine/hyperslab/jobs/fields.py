@@ -123,7 +123,8 @@ def checked_array_name(name: str) -> None:
         )
     if not _NAME.fullmatch(name):
         raise ValueError(
-            f"{name!r} cannot name an array; use letters, digits, '_' and '-', a letter or '_' first"
+            f"{name!r} cannot name an array; use letters, digits, '_' and '-', and begin with a "
+            "letter or '_'"
         )
 
 
@@ -135,9 +136,9 @@ def _path(value: Any) -> str:
 
 def _reference(value: Any) -> str:
     if isinstance(value, str):
-        value = expand_variables(value)
-        if _REFERENCE.fullmatch(value):
-            return value
+        expanded = expand_variables(value)
+        if _REFERENCE.fullmatch(expanded):
+            return expanded
     raise ValueError(
         f"{value!r} names no function; write file.py:function, the file relative to this "
         "document, or package.module:function"
@@ -176,7 +177,7 @@ def _over(value: Any) -> str | tuple[int, ...]:
 
 def _region(value: Any) -> int | tuple[int | None, ...]:
     lengths = value if isinstance(value, list) else [value]
-    if not all(n is None and isinstance(value, list) or _is_int(n) and n >= 1 for n in lengths):
+    if not all((n is None and isinstance(value, list)) or (_is_int(n) and n >= 1) for n in lengths):
         raise ValueError(
             f"{value!r} is no region shape; give for each axis of the domain a whole number from "
             "1 on, or null for all of the axis, as [16, null, null]"

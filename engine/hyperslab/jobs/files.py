@@ -24,7 +24,8 @@ from hyperslab.array_file import checked_nbytes, expanded
 from hyperslab.errors import ArrayFileError
 from hyperslab.indexing import contiguous_strides
 from hyperslab.jobs.document import Problem
-from hyperslab.jobs.spec import ArraySpec, CreateSpec, Draft
+from hyperslab.jobs.models import ArraySpec, CreateSpec
+from hyperslab.jobs.spec import Draft
 from hyperslab.memory import human_bytes
 from hyperslab.npy import encode_header
 from hyperslab_workers.array_ref import ArrayRef

@@ -21,10 +21,10 @@ from typing import Any
 from hyperslab.compiler import Kernel
 from hyperslab.jobs.fields import near
 
-__all__ = ["Loader", "LoadProblem"]
+__all__ = ["LoadProblem", "Loader"]
 
 
-class LoadProblem(Exception):  # noqa: N818
+class LoadProblem(Exception):
     """Why a reference cannot be loaded. Caught by the checks, which know its line."""
 
 

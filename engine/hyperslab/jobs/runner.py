@@ -11,61 +11,23 @@ Everything up to the ``Job`` changes nothing on disk, and what is wrong is told 
 
 from __future__ import annotations
 
-import inspect
-
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path as FilePath
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import hyperslab as hs
-from hyperslab.compiler import Kernel, compile_kernel
-from hyperslab.errors import ArrayFileError, HyperslabError, KernelError, PlanError
+from hyperslab.errors import HyperslabError, PlanError
+from hyperslab.jobs.arguments import call_arguments
+from hyperslab.jobs.checking import Step, check_steps, never_written
 from hyperslab.jobs.document import Problem, spec_error
-from hyperslab.jobs.fields import ORIGIN_NAME, near
 from hyperslab.jobs.files import Output, create_outputs, open_files
-from hyperslab.jobs.loading import Loader, LoadProblem
-from hyperslab.jobs.positions import Path
-from hyperslab.jobs.spec import (
-    Accumulate,
-    Draft,
-    Read,
-    StepSpec,
-    Update,
-    Value,
-    Write,
-    read_draft,
-    uses,
-)
-from hyperslab.plan import Plan
+from hyperslab.jobs.spec import Draft, read_draft
 from hyperslab.report import Report
 from hyperslab.settings import Progress
 
-__all__ = ["Job", "Step", "StepReport", "prepare"]
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """A step that has passed every check."""
-
-    number: int
-    """From 1."""
-
-    line: int
-    """Line of the document it stands on."""
-
-    spec: StepSpec
-    """What the document says."""
-
-    kernel: Kernel
-    """What it runs."""
-
-    functions: Mapping[str, Any]
-    """Footprints by their references."""
-
-    plan: Plan
-    """How it will be done; for arrays still to be made, on prospects of them."""
+__all__ = ["Job", "StepReport", "prepare"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +90,9 @@ class Job:
         try:
             for step in self.steps:
                 try:
-                    arguments, options = _arguments(step.spec, step.kernel, arrays, step.functions)
+                    arguments, options = call_arguments(
+                        step.spec, step.kernel, arrays, step.functions
+                    )
                     report = self._engine.run(step.kernel, *arguments, **options)
                 except HyperslabError as error:
                     error.add_note(
@@ -160,7 +124,7 @@ class Job:
 
 
 def prepare(
-    path: str | FilePath,
+    path: str | Path,
     *,
     workers: int | None = None,
     memory: int | float | str | None = None,
@@ -222,8 +186,8 @@ def prepare(
     problems += files.problems
     arrays = files.arrays
     try:
-        steps = _checked_steps(draft, arrays, engine, problems)
-        problems += _never_written(draft, files.outputs)
+        steps = check_steps(draft, arrays, engine, problems)
+        problems += never_written(draft, files.outputs)
         if problems or engine is None:
             raise spec_error(draft.document.name, problems)
     except BaseException:
@@ -258,182 +222,3 @@ def _engine(
         # The document's own settings were checked: this is a variable or an option.
         problems.append(draft.document.problem((), str(error)))
         return None
-
-
-def _checked_steps(
-    draft: Draft,
-    arrays: Mapping[str, hs.Array],
-    engine: hs.Engine | None,
-    problems: list[Problem],
-) -> list[Step]:
-    document = draft.document
-    loader = Loader(document.folder)
-    steps = []
-    for index, spec in enumerate(draft.steps):
-        if spec is None:
-            continue
-        raw = draft.raw_steps[index]
-        at: Path = ("steps", index)
-        found: list[Problem] = []
-        kernel = None
-        try:
-            kernel = loader.kernel(spec.kernel)
-        except LoadProblem as error:
-            found.append(document.problem((*at, "kernel"), str(error)))
-        functions = _footprints(draft, at, spec, loader, found)
-        found += _read_only(draft, at, raw, arrays)
-        if kernel is not None:
-            found += _wrong_parameters(draft, at, spec, kernel)
-        if found or kernel is None:
-            problems += found
-            continue
-        if engine is None or any(name not in arrays for _, name, _ in uses(raw)):
-            continue  # whose problem has been told
-        try:
-            arguments, options = _arguments(spec, kernel, arrays, functions)
-            plan = engine.plan(kernel, *arguments, **options)
-            # Kept with the kernel: the run does not compile it again.
-            compile_kernel(kernel, plan.types)
-        except _ArgumentProblem as error:
-            problems.append(document.problem((*at, "arguments", error.key), str(error)))
-        except (PlanError, KernelError, ArrayFileError) as error:
-            problems.append(document.problem(at, str(error)))
-        else:
-            line = document.problem(at, "").line
-            steps.append(Step(index + 1, line, spec, kernel, functions, plan))
-    return steps
-
-
-def _footprints(
-    draft: Draft, at: Path, spec: StepSpec, loader: Loader, problems: list[Problem]
-) -> dict[str, Any]:
-    functions = {}
-    for key, argument in _items(spec):
-        if isinstance(argument, Accumulate) and argument.footprint is not None:
-            try:
-                functions[argument.footprint] = loader.function(argument.footprint)
-            except LoadProblem as error:
-                path = (*at, "arguments", key, "footprint")
-                problems.append(draft.document.problem(path, str(error)))
-    return functions
-
-
-def _read_only(
-    draft: Draft, at: Path, raw: Any, arrays: Mapping[str, hs.Array]
-) -> Iterator[Problem]:
-    """Writes to arrays that were opened for reading, in this document's words."""
-    for path, name, privilege in uses(raw):
-        writes = privilege in ("write", "update", "accumulate")
-        if writes and name in arrays and arrays[name].mode == "r":
-            yield draft.document.problem(
-                (*at, *path),
-                f"{name} is opened for reading; to change the file write mode: r+ in "
-                f"arrays.{name}, or make a new file with create",
-            )
-
-
-def _wrong_parameters(draft: Draft, at: Path, spec: StepSpec, kernel: Kernel) -> Iterator[Problem]:
-    """Arguments that do not fit the kernel's parameters, in number or by name."""
-    document = draft.document
-    parameters = inspect.signature(kernel.function).parameters
-    needed = [name for name, p in parameters.items() if p.default is p.empty]
-    signature = f"{kernel.name}({', '.join(parameters)})"
-    if isinstance(spec.arguments, list):
-        if not len(needed) <= len(spec.arguments) <= len(parameters):
-            count = len(parameters)
-            yield document.problem(
-                (*at, "arguments"),
-                f"{signature} takes {count} argument{'s' * (count != 1)} and is given "
-                f"{len(spec.arguments)}",
-            )
-        return
-    for name in spec.arguments:
-        if name not in parameters:
-            hint = near(name, parameters, "its parameters")
-            yield document.problem(
-                (*at, "arguments", name), f"{signature} has no parameter {name!r}; {hint}"
-            )
-    for name in needed:
-        if name not in spec.arguments:
-            yield document.problem((*at, "arguments"), f"{signature} is not given {name}")
-
-
-def _never_written(draft: Draft, outputs: Mapping[str, Output]) -> Iterator[Problem]:
-    written = {
-        name
-        for step in draft.raw_steps
-        for _, name, privilege in uses(step)
-        if privilege in ("write", "update", "accumulate")
-    }
-    for name in outputs:
-        if name not in written:
-            yield draft.document.problem(
-                ("arrays", name, "create"),
-                f"no step writes {name}: the file would hold zeros only; remove it, or write it",
-            )
-
-
-class _ArgumentProblem(Exception):  # noqa: N818
-    """A declaration that was refused; knows whose."""
-
-    def __init__(self, key: str | int, message: str) -> None:
-        super().__init__(message)
-        self.key = key
-
-
-def _items(spec: StepSpec) -> Sequence[tuple[str | int, Any]]:
-    if isinstance(spec.arguments, list):
-        return list(enumerate(spec.arguments))
-    return list(spec.arguments.items())
-
-
-def _arguments(
-    spec: StepSpec,
-    kernel: Kernel,
-    arrays: Mapping[str, hs.Array],
-    functions: Mapping[str, Any],
-) -> tuple[list[Any], dict[str, Any]]:
-    """What ``Engine.plan`` and ``Engine.run`` are called with."""
-    values: dict[str | int, Any] = {}
-    for key, argument in _items(spec):
-        try:
-            values[key] = _argument(argument, arrays, functions)
-        except PlanError as error:
-            raise _ArgumentProblem(key, str(error)) from None
-    if isinstance(spec.arguments, dict):
-        # What stands between given arguments and is not given has a default: that was checked.
-        parameters = inspect.signature(kernel.function).parameters
-        ordered = [values.get(name, p.default) for name, p in parameters.items()]
-    else:
-        ordered = list(values.values())
-    over = arrays[spec.over] if isinstance(spec.over, str) else spec.over
-    return ordered, {"over": over, "region": spec.region}
-
-
-def _argument(argument: Any, arrays: Mapping[str, hs.Array], functions: Mapping[str, Any]) -> Any:
-    match argument:
-        case str():
-            return hs.ORIGIN if argument == ORIGIN_NAME else hs.read(arrays[argument])
-        case Read():
-            return hs.read(
-                arrays[argument.read],
-                halo=argument.halo,
-                boundary=argument.boundary,
-                axes=argument.axes,
-                whole=argument.whole,
-            )
-        case Write():
-            return hs.write(arrays[argument.write], axes=argument.axes)
-        case Update():
-            return hs.update(arrays[argument.update], axes=argument.axes)
-        case Accumulate():
-            return hs.accumulate(
-                arrays[argument.accumulate],
-                argument.op,
-                footprint=functions.get(argument.footprint or ""),
-                order=argument.order,
-            )
-        case Value():
-            return argument.as_numpy()
-        case _:
-            return argument

@@ -1,4 +1,4 @@
-"""What a job spec says: its models, and every mistake in it that the text alone shows.
+"""Reads a job spec and finds every mistake in it that the text alone shows.
 
 ::
 
@@ -16,265 +16,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path as FilePath
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-import numpy as np
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Discriminator,
-    PlainValidator,
-    Tag,
-    ValidationError,
-    model_validator,
-)
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from hyperslab.jobs import fields
 from hyperslab.jobs.document import Document, Problem, read_document, spec_error
-from hyperslab.jobs.fields import near, one_of
+from hyperslab.jobs.fields import near
+from hyperslab.jobs.models import ACCESSES, ArraySpec, CreateSpec, EngineSpec, Model, StepSpec
 from hyperslab.jobs.positions import Path
 
-__all__ = [
-    "Accumulate",
-    "Argument",
-    "ArraySpec",
-    "CreateSpec",
-    "Draft",
-    "EngineSpec",
-    "Read",
-    "StepSpec",
-    "Update",
-    "Value",
-    "Write",
-    "read_draft",
-    "read_spec",
-    "uses",
-]
+__all__ = ["Draft", "read_draft", "read_spec", "uses"]
 
 VERSION = 1
 """The version of the format that this module reads."""
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class CreateSpec(_Model):
-    """A ``.npy`` file that the job makes before its first step."""
-
-    shape: fields.Shape | None = None
-    """Length of each axis; or give `like`."""
-
-    like: fields.ArrayName | None = None
-    """Another array whose shape, and dtype unless it is given, are taken over."""
-
-    dtype: fields.DtypeText | None = None
-    """Type of the elements."""
-
-    order: Annotated[Literal["C", "F"], PlainValidator(one_of("C", "F"))] = "C"
-    """Memory order."""
-
-    overwrite: fields.Flag = False
-    """Whether to replace a file that exists."""
-
-    sparse: fields.Flag = False
-    """Whether to reserve no disk space."""
-
-    @model_validator(mode="after")
-    def _one_source(self) -> CreateSpec:
-        if (self.shape is None) == (self.like is None):
-            raise ValueError("give either shape, or like with the name of another array")
-        if self.dtype is None and self.like is None:
-            raise ValueError("dtype is missing; give the type of the elements, such as f4")
-        return self
-
-
-class ArraySpec(_Model):
-    """An array in a file: one that is there, or with `create` one that the job makes."""
-
-    path: fields.FilePathText
-    """The file, relative to the document."""
-
-    mode: Annotated[Literal["r", "r+"], PlainValidator(one_of("r", "r+"))] | None = None
-    """ "r+" to let steps change a file that is there."""
-
-    dtype: fields.DtypeText | None = None
-    """Type of the elements, for raw files."""
-
-    shape: fields.Shape | None = None
-    """Shape, for raw files."""
-
-    offset: fields.Offset | None = None
-    """Bytes before the data of a raw file."""
-
-    order: Annotated[Literal["C", "F"], PlainValidator(one_of("C", "F"))] | None = None
-    """Memory order, for raw files."""
-
-    shared: fields.Flag = False
-    """Whether other programs may write the file meanwhile."""
-
-    create: CreateSpec | None = None
-    """How the file is made, if it is."""
-
-    @model_validator(mode="after")
-    def _open_or_create(self) -> ArraySpec:
-        if self.create is not None:
-            opening = ("mode", "dtype", "shape", "offset", "order")
-            given = [name for name in opening if getattr(self, name) is not None]
-            if given:
-                raise ValueError(
-                    f"{', '.join(given)} beside create: these describe a file that is there; say "
-                    "what is to be made inside create"
-                )
-        return self
-
-
-class EngineSpec(_Model):
-    """Settings of the engine, as for ``hs.Engine``."""
-
-    workers: fields.Count | None = None
-    memory: fields.ByteSize | None = None
-    executor: Annotated[str, PlainValidator(one_of("loky", "serial"))] | None = None
-    scratch: fields.FilePathText | None = None
-    lock_dir: fields.FilePathText | None = None
-    lock_timeout: fields.Seconds | None = None
-    progress: fields.ProgressSetting | None = None
-
-
-class Read(_Model):
-    """An array that the kernel reads."""
-
-    read: fields.ArrayName
-    halo: fields.Halo = 0
-    boundary: fields.Boundary = "clip"
-    axes: fields.Axes | None = None
-    whole: fields.Flag = False
-
-
-class Write(_Model):
-    """An array that the kernel writes without looking at its old values."""
-
-    write: fields.ArrayName
-    axes: fields.Axes | None = None
-
-
-class Update(_Model):
-    """An array that the kernel changes in place."""
-
-    update: fields.ArrayName
-    axes: fields.Axes | None = None
-
-
-class Accumulate(_Model):
-    """An array into which every task combines its contributions."""
-
-    accumulate: fields.ArrayName
-    op: fields.Operation = "add"
-    order: Annotated[Literal["region", "any"], PlainValidator(one_of("region", "any"))] = "region"
-    footprint: fields.Reference | None = None
-    """A function from a region of the domain to the part of the array that it touches."""
-
-
-class Value(_Model):
-    """A number or a small array with its dtype."""
-
-    value: Any
-    dtype: fields.DtypeText | None = None
-
-    @model_validator(mode="after")
-    def _convertible(self) -> Value:
-        self.as_numpy()
-        return self
-
-    def as_numpy(self) -> Any:
-        """The value as the kernel gets it: a scalar, or an array for a list.
-
-        Raises
-        ------
-        ValueError
-            It is no number, or its dtype cannot hold it.
-        """
-        shown = repr(self.value) if len(repr(self.value)) <= 60 else repr(self.value)[:60] + "…"
-        if self.value is None or isinstance(self.value, dict):
-            raise ValueError(
-                f"{shown} is no value for a kernel; give a number or a list of numbers"
-            )
-        try:
-            plain = np.array(self.value)
-            result = plain if self.dtype is None else np.array(self.value, dtype=self.dtype)
-        except (ValueError, TypeError, OverflowError) as error:
-            target = "an array" if self.dtype is None else f"dtype {self.dtype}"
-            raise ValueError(f"{shown} cannot be {target}: {error}") from None
-        if result.dtype.kind in "OU":
-            raise ValueError(
-                f"{shown} is no number; for times and complex numbers, which are written as text, "
-                "give dtype as well"
-            )
-        # Assigned to a smaller type, NumPy cuts 1.5 to 1 without a word.
-        if result.dtype.kind in "iub" and plain.dtype.kind in "biuf" and (result != plain).any():
-            raise ValueError(f"{shown} cannot be dtype {self.dtype} without changing; give another")
-        if self.dtype is None and plain.ndim == 0:
-            return self.value
-        return result if result.ndim else result[()]
-
-
-_ACCESSES: dict[str, type[_Model]] = {
-    "read": Read,
-    "write": Write,
-    "update": Update,
-    "accumulate": Accumulate,
-    "value": Value,
-}
-
-
-def _kind(argument: Any) -> str | None:
-    """The tag of an argument. In angle brackets, so that no key of a document is a tag."""
-    if isinstance(argument, str):
-        return "<name>"
-    if isinstance(argument, bool | int | float):
-        return "<number>"
-    if isinstance(argument, dict):
-        found = [name for name in _ACCESSES if name in argument]
-        return f"<{found[0]}>" if len(found) == 1 else None
-    return None
-
-
-Argument = Annotated[
-    Annotated[fields.ArrayName, Tag("<name>")]
-    | Annotated[fields.Number, Tag("<number>")]
-    | Annotated[Read, Tag("<read>")]
-    | Annotated[Write, Tag("<write>")]
-    | Annotated[Update, Tag("<update>")]
-    | Annotated[Accumulate, Tag("<accumulate>")]
-    | Annotated[Value, Tag("<value>")],
-    Discriminator(_kind),
-]
-"""What a kernel is called with: an array's name (it is read), "origin", a number, an access."""
-
-
-class StepSpec(_Model):
-    """One kernel run over one domain."""
-
-    kernel: fields.Reference
-    """``file.py:function``, relative to the document, or ``package.module:function``."""
-
-    arguments: Annotated[
-        Annotated[list[Argument], Tag("<list>")] | Annotated[dict[str, Argument], Tag("<mapping>")],
-        Discriminator(lambda value: {list: "<list>", dict: "<mapping>"}.get(type(value))),
-    ]
-    """In the order of the kernel's parameters, or by their names."""
-
-    over: fields.Over | None = None
-    """The domain: a shape, or an array that has it."""
-
-    region: fields.RegionShape | None = None
-    """Shape of a region in place of the one chosen."""
-
-
-_NESTED: dict[str, type[_Model]] = {
+_NESTED: dict[str, type[Model]] = {
     "create": CreateSpec,
-    **{f"<{name}>": model for name, model in _ACCESSES.items()},
+    **{f"<{name}>": model for name, model in ACCESSES.items()},
 }
 """The model that the keys below a part of a location belong to."""
 
@@ -425,7 +186,7 @@ def _section(
     return kind()
 
 
-_Part = TypeVar("_Part", bound=_Model)
+_Part = TypeVar("_Part", bound=Model)
 
 
 def _part(
@@ -440,7 +201,7 @@ def _part(
         return None
 
 
-def _in_words(detail: ErrorDetails, root: type[_Model], value: Any) -> tuple[Path, str]:
+def _in_words(detail: ErrorDetails, root: type[Model], value: Any) -> tuple[Path, str]:
     """The path of a pydantic error in the document, and what it says to a person."""
     location, kind = detail["loc"], detail["type"]
     path: list[str | int] = []
@@ -474,12 +235,12 @@ def _in_words(detail: ErrorDetails, root: type[_Model], value: Any) -> tuple[Pat
 
 
 def _no_argument(given: Any) -> str:
-    words = ", ".join(_ACCESSES)
+    words = ", ".join(ACCESSES)
     if isinstance(given, dict):
-        both = [name for name in _ACCESSES if name in given]
+        both = [name for name in ACCESSES if name in given]
         if both:
             return f"{' and '.join(both)} in one argument; give one of {words}"
-        hints = [near(str(key), _ACCESSES, "") for key in given]
+        hints = [near(str(key), ACCESSES, "") for key in given]
         hint = next((f"; {h}" for h in hints if h.startswith("did")), "")
         return f"it does not say what the kernel does: give one of {words}{hint}"
     if isinstance(given, list):

@@ -1,0 +1,143 @@
+"""Scratch directories: one for each process and root, gone with it whatever way it goes."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hyperslab import session
+from hyperslab.errors import ArrayFileError
+from hyperslab.session import session_directory
+
+MAKE = "import sys; from hyperslab.session import session_directory as s; print(s(sys.argv[1]))"
+
+
+@pytest.fixture
+def fresh(monkeypatch, tmp_path):
+    """A root of the test's own, with what was made there removed from the table after it."""
+    yield tmp_path
+    for key in [key for key in session._sessions if key[1] == str(tmp_path)]:
+        os.close(session._sessions.pop(key)[1])
+
+
+def program(*lines: str, root: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", "\n".join([MAKE, "sys.stdout.flush()", *lines]), str(root)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_one_directory_for_one_root(fresh):
+    first = session_directory(fresh)
+    assert first == session_directory(str(fresh))
+    assert first.parent == fresh
+    assert stat.S_IMODE(first.stat().st_mode) == 0o700
+    assert first.name.startswith(f"hyperslab-session-{os.getuid()}-")
+
+
+def test_a_link_to_the_root_is_the_same_root(fresh, tmp_path_factory):
+    link = tmp_path_factory.mktemp("links") / "scratch"
+    link.symlink_to(fresh)
+    assert session_directory(link) == session_directory(fresh)
+
+
+def test_the_variable_names_the_root(fresh, monkeypatch):
+    monkeypatch.setenv("HYPERSLAB_SCRATCH", str(fresh))
+    assert session_directory().parent == fresh
+
+
+def test_a_directory_that_was_removed_is_made_again(fresh):
+    first = session_directory(fresh)
+    shutil.rmtree(first)
+    descriptors = len(os.listdir("/proc/self/fd"))
+    second = session_directory(fresh)
+    assert second != first
+    assert second.is_dir()
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+def test_a_root_that_does_not_exist_is_an_error_with_its_remedy(tmp_path):
+    missing = tmp_path / "missing"
+    with pytest.raises(ArrayFileError, match="HYPERSLAB_SCRATCH") as caught:
+        session_directory(missing)
+    assert repr(str(missing)) in str(caught.value)
+    assert "No such file" in str(caught.value)
+
+
+def test_a_process_that_ends_removes_its_own(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", MAKE, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip().startswith(str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_swept_and_what_is_in_use_is_not(fresh):
+    dead = program("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", root=fresh)
+    left = Path(dead.stdout.readline().strip())
+    assert dead.wait() == -signal.SIGKILL
+    dead.communicate()
+    assert left.is_dir()
+    alive = program("sys.stdin.readline()", root=fresh)
+    used = Path(alive.stdout.readline().strip())
+    try:
+        # The live program has swept already; a sweep of ours must leave it alone.
+        assert not left.exists()
+        mine = session_directory(fresh)
+        assert used.is_dir()
+        assert mine != used
+    finally:
+        alive.communicate("\n")
+    assert alive.returncode == 0
+    assert not used.exists()
+    assert mine.is_dir()
+
+
+def test_a_directory_without_an_owner_file_is_being_made_and_stays(fresh):
+    half = fresh / f"hyperslab-session-{os.getuid()}-half"
+    half.mkdir()
+    session_directory(fresh)
+    assert half.is_dir()
+
+
+def test_the_owner_file_has_its_name_only_when_it_is_locked(fresh, monkeypatch):
+    """A sweep at any moment takes a directory for abandoned only if it is."""
+    seen = []
+    real = fcntl.flock
+
+    def flock(fd, how):
+        seen.extend(path.name for path in fresh.glob("*/owner.lock"))
+        return real(fd, how)
+
+    monkeypatch.setattr(session.fcntl, "flock", flock)
+    directory = session_directory(fresh)
+    assert seen == []
+    assert (directory / "owner.lock").is_file()
+
+
+def test_a_forked_child_has_a_directory_of_its_own_and_leaves_its_parents(fresh):
+    forked = program(
+        "import os",
+        "mine = s(sys.argv[1])",
+        "sys.stdout.flush()",
+        "pid = os.fork()",
+        "if pid: os.waitpid(pid, 0)",
+        "print(s(sys.argv[1]), flush=True)",
+        "assert not pid or mine.is_dir()",
+        root=fresh,
+    )
+    output, _ = forked.communicate()
+    assert forked.returncode == 0
+    before, child, after = output.split()
+    assert before == after != child
+    assert list(fresh.iterdir()) == []
