@@ -82,7 +82,7 @@ def check_steps(
             arguments, options = call_arguments(spec, kernel, arrays, functions)
             plan = engine.plan(kernel, *arguments, **options)
             # Kept with the kernel: the run does not compile it again.
-            compile_kernel(kernel, plan.types)
+            compile_kernel(kernel, plan.types, equal_shapes=plan.equal_lengths)
         except ArgumentProblem as error:
             problems.append(document.problem((*at, "arguments", error.key), str(error)))
         except (PlanError, KernelError, ArrayFileError) as error:
