@@ -158,7 +158,9 @@ class Engine:
             if self._closed:
                 raise HyperslabError("this engine is closed: make a new hs.Engine")
             if self._pid != os.getpid():
-                # A forked child has none of its parent's threads or workers.
+                # A forked child has none of its parent's threads or workers. The pool is kept:
+                # its end would send a signal down a pipe that is the parent's too.
+                _inherited.append(self._pool)
                 self._pool, self._pid = None, os.getpid()
             if self._pool is None:
                 session = session_directory(self._settings.scratch)
@@ -169,8 +171,10 @@ class Engine:
         """Stop the workers. The engine cannot be used afterwards; closing twice is fine."""
         with self._lock:
             self._closed = True
+            if self._pid != os.getpid():
+                return
             pool, self._pool = self._pool, None
-        if pool is not None and self._pid == os.getpid():
+        if pool is not None:
             pool.close()
             _sweep_locks()
 
@@ -188,6 +192,7 @@ class Engine:
 
 _open_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 _lock_roots: set[str] = set()
+_inherited: list[Pool | None] = []
 _default: Engine | None = None
 _default_lock = threading.Lock()
 
@@ -204,7 +209,7 @@ def _roots(job: Plan) -> set[str]:
     from hyperslab_workers.locks import lock_for
 
     directories = [lock_for(array, job.settings.lock_dir).directory for array in locked]
-    return {os.path.dirname(directory) for directory in directories}  # noqa: PTH120
+    return {os.path.dirname(directory) for directory in directories}
 
 
 def _sweep_locks() -> None:

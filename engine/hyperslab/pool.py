@@ -241,7 +241,6 @@ class LokyPool:
 
             for root in self.lock_roots:
                 sweep(root)
-            self.lock_roots.clear()
 
 
 def uninterrupted(call: Callable[[], None]) -> None:

@@ -37,10 +37,15 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def terminal(monkeypatch):
-    stream = Terminal()
-    monkeypatch.setattr(sys, "stderr", stream)
-    monkeypatch.setenv("TERM", "xterm")
-    return stream
+    """Makes stderr a terminal, when called: pytest puts its own there before each test."""
+
+    def make(term="xterm"):
+        stream = Terminal()
+        monkeypatch.setattr(sys, "stderr", stream)
+        monkeypatch.setenv("TERM", term)
+        return stream
+
+    return make
 
 
 def run(display, clock, steps):
@@ -51,9 +56,10 @@ def run(display, clock, steps):
 
 
 def test_false_is_silence(clock, lines, terminal):
+    screen = terminal()
     run(make_progress(False, "k", 10, 100), clock, [(0, 0), (60, 5), (60, 10)])
     assert lines() == []
-    assert terminal.getvalue() == ""
+    assert screen.getvalue() == ""
 
 
 def test_a_short_job_says_nothing(clock, lines):
@@ -100,27 +106,29 @@ def test_logging_that_was_set_up_decides(clock, monkeypatch):
 
 
 def test_a_terminal_gets_a_bar_with_regions(terminal):
+    screen = terminal()
     display = make_progress(True, "anomaly", 2000, 8 * 10**9)
     display.update(0)
     display.update(2000)
     display.close()
-    shown = terminal.getvalue()
+    shown = screen.getvalue()
     assert "anomaly" in shown
     assert "2,000/2,000 regions" in shown
 
 
-def test_a_terminal_that_cannot_draw_gets_lines(clock, lines, terminal, monkeypatch):
-    monkeypatch.setenv("TERM", "dumb")
+def test_a_terminal_that_cannot_draw_gets_lines(clock, lines, terminal):
+    terminal("dumb")
     run(make_progress(True, "k", 4, 8), clock, [(0, 0), (1, 4)])
     assert lines()[-1] == "k: over after 1.0 s"
 
 
 def test_a_short_job_leaves_the_terminal_alone(terminal):
+    screen = terminal()
     display = make_progress("auto", "k", 10, 100)
     display.update(0)
     display.update(10)
     display.close()
-    assert terminal.getvalue() == ""
+    assert screen.getvalue() == ""
 
 
 def test_a_program_without_stderr_is_served_too(clock, lines, monkeypatch):

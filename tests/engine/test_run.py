@@ -184,13 +184,13 @@ def check_halo(engine: hs.Engine, job: tuple[Any, ...]) -> None:
     )
 
 
-@MANY
+@settings(MANY, max_examples=30)
 @given(job=halo_jobs())
 def test_halo_serial(serial: hs.Engine, job: tuple[Any, ...]) -> None:
     check_halo(serial, job)
 
 
-@SOME
+@settings(MANY, max_examples=8)
 @given(job=halo_jobs())
 def test_halo_workers(warm: hs.Engine, job: tuple[Any, ...]) -> None:
     check_halo(warm, job)

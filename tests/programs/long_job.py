@@ -1,7 +1,5 @@
 """A job that takes a minute: long_job.py EXECUTOR PRIVILEGE [catch]."""
 
-import os
-import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from hyperslab_workers import lock_directory, lock_table
 from hyperslab_workers.errors import HyperslabError
+from hyperslab_workers.locks import directory as lock_directory
 from hyperslab_workers.locks import release_all, sweep
+from hyperslab_workers.locks import table as lock_table
 
 STRIPE = 65536
 

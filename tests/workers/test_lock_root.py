@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hyperslab_workers import lock_root
 from hyperslab_workers.array_ref import ArrayRef
 from hyperslab_workers.errors import HyperslabError
 from hyperslab_workers.locks import StripedLock, default_lock_root, lock_for, probe
+from hyperslab_workers.locks import root as lock_root
 
 STRIPE = 65536
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from hyperslab_workers import lock_stripe
 from hyperslab_workers.errors import HyperslabError, LockTimeout
 from hyperslab_workers.locks import StripedLock
+from hyperslab_workers.locks import stripe as lock_stripe
 
 STRIPE = 65536
 

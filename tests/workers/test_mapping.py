@@ -20,10 +20,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from hyperslab_workers import mapping, maps
+from hyperslab_workers import mapping
 from hyperslab_workers.array_ref import ArrayRef
 from hyperslab_workers.box import Box
 from hyperslab_workers.errors import ArrayFileError, PlanError
+from hyperslab_workers.mapping import maps, transfer
 
 OFFSET = 24  # of the data in their files: aligned for no type larger than eight bytes
 
@@ -526,7 +527,7 @@ def test_full_disk_is_an_error_whatever_the_runs(tiny_disk, columns):
 
 def test_without_populate_short_runs_are_still_safe(tiny_disk, monkeypatch):
     """Before Linux 5.14 a hole is written by system calls, one for each run."""
-    monkeypatch.setattr(mapping, "_POPULATE_WRITE", 12345)  # an advice no kernel knows
+    monkeypatch.setattr(transfer, "_POPULATE_WRITE", 12345)  # an advice no kernel knows
     path = tiny_disk / "a.bin"
     path.touch()
     os.truncate(path, 2**23)

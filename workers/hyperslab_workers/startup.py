@@ -136,7 +136,8 @@ def _sessions(session: str) -> list[str]:
 
 def _release_locks() -> None:
     """Give up all locks, and remove their directories if nobody else uses them."""
-    from hyperslab_workers import lock_table, locks
+    from hyperslab_workers import locks
+    from hyperslab_workers.locks import table as lock_table
 
     roots = {os.path.dirname(directory) for directory in lock_table._table}
     if locks.release_all(timeout=0.1):

@@ -9,9 +9,6 @@ files, in one ordered call, which is why no two tasks can wait for each other in
 
 A lock says who may touch the bytes now. It says nothing about their state: when a holder is
 killed its lock is free at once, and what it had half written stays half written.
-
-Rooms: ``lock_root`` (where locks live), ``lock_directory`` (life of one file's directory),
-``lock_stripe`` (one stripe), ``lock_table`` (what this process uses); here is what others call.
 """
 
 from __future__ import annotations
@@ -25,9 +22,9 @@ from dataclasses import dataclass
 
 from hyperslab_workers.array_ref import ArrayRef
 from hyperslab_workers.errors import HyperslabError, LockTimeout
-from hyperslab_workers.lock_root import default_lock_root, probe
-from hyperslab_workers.lock_stripe import Claim
-from hyperslab_workers.lock_table import (
+from hyperslab_workers.locks.root import default_lock_root, probe
+from hyperslab_workers.locks.stripe import Claim
+from hyperslab_workers.locks.table import (
     InUse,
     end_hold,
     release,
@@ -292,5 +289,5 @@ def _too_late(guard: Guard, used: InUse, number: int, claim: Claim, timeout: flo
     )
 
 
-# A forked child holds nothing; lock_table does the rest.
+# A forked child holds nothing; `table` does the rest.
 os.register_at_fork(after_in_child=_holding.clear)

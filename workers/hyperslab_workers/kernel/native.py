@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from hyperslab_workers.errors import KernelError
-from hyperslab_workers.kernel_types import ArgumentType, ArrayType, KernelRaised, TupleType
+from hyperslab_workers.kernel.types import ArgumentType, ArrayType, KernelRaised, TupleType
 
 __all__ = ["native_call"]
 

@@ -28,7 +28,7 @@ from collections.abc import Container
 from pathlib import Path
 
 from hyperslab_workers.errors import HyperslabError
-from hyperslab_workers.lock_root import is_own_root, make_directory
+from hyperslab_workers.locks.root import is_own_root, make_directory
 
 __all__ = ["LockDirectory", "open_lock_file", "sweep_root"]
 
@@ -75,7 +75,7 @@ class LockDirectory:
         Raises
         ------
         HyperslabError
-            If its layout cannot be read, or its root cannot be used (see ``lock_root``).
+            If its layout cannot be read, or its root cannot be used (see ``root``).
         OSError
             If it cannot be made or written to.
         """

@@ -31,9 +31,9 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from hyperslab_workers.errors import KernelError
-from hyperslab_workers.kernel_native import native_call
-from hyperslab_workers.kernel_numba import compilations, numba_call
-from hyperslab_workers.kernel_types import (
+from hyperslab_workers.kernel.native import native_call
+from hyperslab_workers.kernel.rebuilt import compilations, numba_call
+from hyperslab_workers.kernel.types import (
     ArgumentType,
     ArrayType,
     KernelRaised,

@@ -30,7 +30,7 @@ from io import FileIO
 import fasteners
 
 from hyperslab_workers.errors import HyperslabError
-from hyperslab_workers.lock_directory import open_lock_file
+from hyperslab_workers.locks.directory import open_lock_file
 
 __all__ = ["Claim", "Stripe"]
 

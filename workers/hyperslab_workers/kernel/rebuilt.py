@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hyperslab_workers.errors import KernelError
-from hyperslab_workers.kernel_types import KernelRaised
+from hyperslab_workers.kernel.types import KernelRaised
 
 __all__ = ["compilations", "numba_call"]
 

@@ -21,11 +21,11 @@ import os
 
 import numpy as np
 
-from hyperslab_workers import padding
 from hyperslab_workers.array_ref import ArrayRef
 from hyperslab_workers.box import Box
 from hyperslab_workers.errors import ArrayFileError
-from hyperslab_workers.maps import (
+from hyperslab_workers.mapping import padding
+from hyperslab_workers.mapping.maps import (
     FileMap,
     MappedFile,
     forget_all,

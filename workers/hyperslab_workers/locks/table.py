@@ -13,9 +13,9 @@ import time
 from collections.abc import Iterable
 
 from hyperslab_workers.errors import HyperslabError, LockTimeout
-from hyperslab_workers.lock_directory import LockDirectory, sweep_root
-from hyperslab_workers.lock_root import default_lock_root
-from hyperslab_workers.lock_stripe import Stripe
+from hyperslab_workers.locks.directory import LockDirectory, sweep_root
+from hyperslab_workers.locks.root import default_lock_root
+from hyperslab_workers.locks.stripe import Stripe
 
 __all__ = ["InUse", "end_hold", "release", "release_all", "stripes_of", "sweep", "use"]
 

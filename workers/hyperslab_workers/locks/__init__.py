@@ -1,0 +1,34 @@
+"""Striped reader-writer locks: exclusion between all threads of all processes of a machine.
+
+::
+
+    striped     StripedLock and hold_all: what others call
+    table       what this process uses
+    stripe      one stripe: between threads, then between processes
+    directory   the life of one file's lock directory
+    root        where lock directories live, and whether locks work there
+"""
+
+from hyperslab_workers.locks.striped import (
+    Extent,
+    Guard,
+    StripedLock,
+    default_lock_root,
+    hold_all,
+    lock_for,
+    probe,
+    release_all,
+    sweep,
+)
+
+__all__ = [
+    "Extent",
+    "Guard",
+    "StripedLock",
+    "default_lock_root",
+    "hold_all",
+    "lock_for",
+    "probe",
+    "release_all",
+    "sweep",
+]

@@ -1,0 +1,34 @@
+"""Files as arrays: reads through the map, writes past it.
+
+::
+
+    transfer   view, gather and write_back: what others call
+    maps       the table of whole-file maps of this process
+    padding    which elements stand beyond an array's edges; pure arithmetic
+"""
+
+from hyperslab_workers.mapping.transfer import (
+    advise_dontneed,
+    flush,
+    forget_all,
+    gather,
+    origin_of,
+    release,
+    require_writable,
+    verify,
+    view,
+    write_back,
+)
+
+__all__ = [
+    "advise_dontneed",
+    "flush",
+    "forget_all",
+    "gather",
+    "origin_of",
+    "release",
+    "require_writable",
+    "verify",
+    "view",
+    "write_back",
+]
