@@ -1,6 +1,6 @@
 """Runs ``job.yaml`` through the command line, and checks its results against NumPy.
 
-    python run_job.py
+python run_job.py
 """
 
 import json

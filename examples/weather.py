@@ -19,7 +19,6 @@ The temperatures are made up, and the same on every machine.
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import sys
 import tempfile
@@ -28,10 +27,10 @@ from pathlib import Path
 
 import numpy as np
 from weather_tools import traditional
-from weather_tools.measure import Measurement, Steps, run_measured
+from weather_tools.measure import Measurement, Steps, median_of, run_measured
 from weather_tools.planet import Grid
 from weather_tools.record import make_record, record_name, require_space
-from weather_tools.report import compare, print_costs, print_findings
+from weather_tools.report import compare, print_costs, print_differences, print_findings
 from weather_tools.steps import (
     ANOMALY,
     BINS,
@@ -158,8 +157,6 @@ MEMORY_NEEDED = 3.2
 
 def measure(way: str, record: Path, out: Path) -> Measurement:
     """Run one way in a fresh process."""
-    # What an earlier way left to be written would otherwise slow down this one.
-    os.sync()
     with tempfile.TemporaryDirectory(prefix="weather-") as directory:
         times = Path(directory) / "times.json"
         command = [sys.executable, __file__, "--way", way, "--record", str(record)]
@@ -177,34 +174,40 @@ def main() -> int:
 
     hours, grid = options.hours, options.grid
     options.data.mkdir(parents=True, exist_ok=True)
-    for directory in OUTPUT.values():
-        shutil.rmtree(options.data / directory, ignore_errors=True)
     size = 4 * hours * grid.rows * grid.columns
     there = (options.data / record_name(hours, grid)).exists()
     # Two results as large as the record, of hyperslab and of the way it is compared with.
-    require_space(options.data, (4 if there else 5) * size + 10**8)
+    earlier = [options.data / directory for directory in OUTPUT.values()]
+    require_space(options.data, (4 if there else 5) * size + 10**8, reusable=earlier)
+    for directory in earlier:
+        shutil.rmtree(directory, ignore_errors=True)
 
     print(f"Record: {hours} h × {grid.rows} × {grid.columns} float32, {size / 1e9:.3g} GB")
     record, made = make_record(options.data, hours, grid)
     print(f"  {record}" + (f", made in {made.seconds:.1f} s" if made else ", made earlier"))
     read_once(record)
 
-    measurements: dict[str, Measurement] = {}
-    differences = []
-    for way in WAYS:
-        if way == "np.load" and MEMORY_NEEDED * size > available_memory():
-            print(f"{way} is left out: it takes about {MEMORY_NEEDED * size / 1e9:.1f} GB of memory")
-            continue
-        out = options.data / OUTPUT[way]
-        out.mkdir()
-        measurements[way] = measure(way, record, out)
-        if way != "hyperslab":
-            differences += compare(way, options.data / OUTPUT["hyperslab"], out, hours)
-            shutil.rmtree(out)
+    ways = list(WAYS)
+    needed = MEMORY_NEEDED * size
+    if needed > available_memory():
+        ways.remove("np.load")
+        print(f"  np.load is left out: it takes about {needed / 1e9:.1f} GB of free memory")
     results = options.data / OUTPUT["hyperslab"]
+    measurements: dict[str, list[Measurement]] = {way: [] for way in ways}
+    differences = {}
+    # The ways take turns, so that whatever else the machine does meets all of them.
+    for _ in range(options.rounds):
+        for way in ways:
+            out = options.data / OUTPUT[way]
+            shutil.rmtree(out, ignore_errors=True)
+            out.mkdir()
+            measurements[way].append(measure(way, record, out))
+            if way != "hyperslab":
+                differences[way] = compare(results, out, hours)
+                shutil.rmtree(out)
 
-    print_costs(measurements, size)
-    agree = all([difference.show() for difference in differences])
+    print_costs({way: median_of(rounds) for way, rounds in measurements.items()}, size)
+    agree = print_differences(differences)
     print_findings(results, grid)
     picture = options.data / "weather.png"
     try:
@@ -259,6 +262,9 @@ def parse_arguments() -> argparse.Namespace:
         default=True,
         help="keep hyperslab's results, two of them as large as the record (yes)",
     )
+    parser.add_argument(
+        "--rounds", type=positive, default=1, help="measure so often and print medians (1)"
+    )
     # How the program calls itself, to run one way alone.
     for name, kind in (("--way", str), ("--record", Path), ("--out", Path), ("--times", Path)):
         parser.add_argument(name, type=kind, help=argparse.SUPPRESS)
@@ -269,10 +275,13 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def positive(text: str) -> int:
-    """A number of hours, at least one."""
-    number = int(text)
+    """A number, at least one."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
     if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is too short: a record has at least one hour")
+        raise argparse.ArgumentTypeError(f"{text!r}: give a whole number, at least 1")
     return number
 
 

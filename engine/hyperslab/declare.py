@@ -105,6 +105,13 @@ def read(
     ------
     PlanError
         Options that do not fit the array.
+
+    Examples
+    --------
+    >>> import numpy as np, hyperslab as hs
+    >>> field = hs.from_array(np.zeros((4, 5)))
+    >>> hs.read(field, halo=(0, 1), boundary="wrap").halo
+    ((0, 0), (1, 1))
     """
     _check_array(array, "read")
     widths = _halo(halo, array)
@@ -125,6 +132,15 @@ def write(array: Array, *, axes: Sequence[int | None] | None = None) -> Declarat
         What is written, opened with mode "r+" or created.
     axes : sequence of int or None, optional
         As for :func:`read`.
+
+    Returns
+    -------
+    Declaration
+
+    Raises
+    ------
+    PlanError
+        No array, one that is open for reading only, or `axes` that do not fit it.
     """
     _check_array(array, "write", writable=True)
     return Declaration(array, Privilege.WRITE, _axes(axes, array), _no_halo(array))
@@ -139,6 +155,15 @@ def update(array: Array, *, axes: Sequence[int | None] | None = None) -> Declara
         What is changed, opened with mode "r+" or created.
     axes : sequence of int or None, optional
         As for :func:`read`.
+
+    Returns
+    -------
+    Declaration
+
+    Raises
+    ------
+    PlanError
+        No array, one that is open for reading only, or `axes` that do not fit it.
     """
     _check_array(array, "update", writable=True)
     return Declaration(array, Privilege.UPDATE, _axes(axes, array), _no_halo(array))
@@ -165,10 +190,31 @@ def accumulate(
         Takes a region of the domain as a tuple of slices and returns the part of `array` that
         the kernel touches for it, as a key of slices (as from ``numpy.s_``). The kernel then
         gets that part only, and parts of different regions may overlap: they are merged under
-        the file's lock. Without it the kernel gets all of `array`.
+        the file's lock. Positions are counted from the start: cut them at 0. Without it the
+        kernel gets all of `array`.
     order : {"region", "any"}
         Floating-point contributions are merged in region order by default, so that bits do
         not depend on which worker came first; "any" trades that for less waiting.
+
+    Returns
+    -------
+    Declaration
+
+    Raises
+    ------
+    PlanError
+        No array, one that is open for reading only, an unknown operation, or one that its
+        type does not have.
+
+    Examples
+    --------
+    >>> import numpy as np, hyperslab as hs
+    >>> image = hs.from_array(np.zeros(100))
+    >>> def around(region):
+    ...     (along,) = region
+    ...     return np.s_[max(along.start - 2, 0) : along.stop + 2]
+    >>> hs.accumulate(image, footprint=around).op
+    'add'
     """
     _check_array(array, "accumulate", writable=True)
     if op not in OPERATIONS:

@@ -235,7 +235,9 @@ def _holds(dtype: np.dtype, number: float | complex) -> bool:
     if isinstance(number, complex) or dtype.kind not in "biuf":
         return False
     if dtype.kind == "f":
-        return not math.isfinite(number) or abs(number) <= float(np.finfo(dtype).max)
+        # Compared as they are: an integer may be too large for any float.
+        finite = -math.inf < number < math.inf
+        return not finite or abs(number) <= float(np.finfo(dtype).max)
     if dtype.kind == "b":
         return number in (0, 1)
     limits = np.iinfo(dtype)

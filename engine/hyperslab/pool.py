@@ -163,10 +163,14 @@ class LokyPool:
                 self._executor = self._spawn()
 
     def _spawn(self) -> Any:
+        from multiprocessing import resource_tracker
+
         import loky
 
         from hyperslab_workers.startup import BLOCKED, ENVIRONMENT, start_worker
 
+        # Started before, because where it starts it unblocks the signals of its caller.
+        resource_tracker.ensure_running()
         # Workers are born with these blocked: before start_worker() has run, a Ctrl-C that
         # reaches one would break the pool.
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED)

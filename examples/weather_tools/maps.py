@@ -42,7 +42,7 @@ def draw_maps(results: Path, grid: Grid, hours: int, picture: Path) -> None:
         for name in ("anomaly", "smooth")
     )
     when = f"hour {hour}"
-    figure, axes = plt.subplots(3, 2, figsize=(14, 11.5), layout="constrained")
+    figure, axes = plt.subplots(3, 2, figsize=(14, 10.6), layout="constrained")
     figure.suptitle(
         f"2 m temperature, {hours} hours on {grid.rows} × {grid.columns} points (synthetic)",
         fontsize=15,

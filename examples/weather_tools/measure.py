@@ -12,7 +12,10 @@ takes them back when memory is short.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
+import os
+import statistics
 import subprocess
 import threading
 import time
@@ -22,7 +25,7 @@ from pathlib import Path
 
 import psutil
 
-__all__ = ["Cost", "Measurement", "Steps", "run_measured"]
+__all__ = ["Cost", "Measurement", "Steps", "median_of", "run_measured"]
 
 _PERIOD = 0.01
 _LOOK_FOR_CHILDREN = 0.1
@@ -49,14 +52,33 @@ class Cost:
 class Measurement:
     """What a program cost."""
 
-    startup: Cost
-    """From its start to its first step: imports, loading."""
-
     steps: tuple[Cost, ...]
     """Its steps."""
 
     whole: Cost
     """All of it, from its start to its end."""
+
+    outside: float
+    """Seconds of the whole outside the steps: imports, loading, leaving."""
+
+
+def median_of(rounds: Sequence[Measurement]) -> Measurement:
+    """Several measurements of one program in one: median times, largest memory."""
+    columns = zip(*(m.steps for m in rounds), strict=True)
+    return Measurement(
+        steps=tuple(_median(column) for column in columns),
+        whole=_median([m.whole for m in rounds]),
+        outside=statistics.median(m.outside for m in rounds),
+    )
+
+
+def _median(costs: Sequence[Cost]) -> Cost:
+    return Cost(
+        costs[0].name,
+        statistics.median(cost.seconds for cost in costs),
+        private=max(cost.private for cost in costs),
+        resident=max(cost.resident for cost in costs),
+    )
 
 
 class Steps:
@@ -73,17 +95,24 @@ class Steps:
 
     def __init__(self) -> None:
         self.times: list[tuple[str, float, float]] = []
+        self.paused = 0.0
 
     @contextlib.contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         """Time a block."""
+        # The system takes what a program writes into memory until too much of it waits for the
+        # disk. A step must not pay for what an earlier one left there, so the disk is given the
+        # time to catch up, and that time is not counted.
+        arrived = time.monotonic()
+        os.sync()
         began = time.monotonic()
+        self.paused += began - arrived
         yield
         self.times.append((name, began, time.monotonic()))
 
     def save(self, path: Path) -> None:
         """Leave the times for the parent."""
-        path.write_text(json.dumps(self.times))
+        path.write_text(json.dumps({"steps": self.times, "paused": self.paused}))
 
 
 def run_measured(command: Sequence[str], times: Path) -> Measurement:
@@ -116,12 +145,11 @@ def run_measured(command: Sequence[str], times: Path) -> Measurement:
         raise SystemExit(
             f"{' '.join(command)}\nended with exit code {program.returncode}:\n{messages}"
         )
-    steps = [(name, first, last) for name, first, last in json.loads(times.read_text())]
-    return Measurement(
-        startup=watch.cost("start and load", began, steps[0][1]),
-        steps=tuple(watch.cost(*step) for step in steps),
-        whole=watch.cost("whole program", began, ended),
-    )
+    noted = json.loads(times.read_text())
+    steps = tuple(watch.cost(*step) for step in noted["steps"])
+    all_of_it = watch.cost("whole program", began, ended)
+    whole = dataclasses.replace(all_of_it, seconds=all_of_it.seconds - noted["paused"])
+    return Measurement(steps, whole, outside=whole.seconds - sum(step.seconds for step in steps))
 
 
 class _Watch:

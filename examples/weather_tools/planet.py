@@ -18,7 +18,7 @@ import numpy as np
 __all__ = ["Grid", "land_fraction", "patterns", "weights"]
 
 # Land in cells of 5 degrees: the North Pole on top, 180 W at the left.
-_LAND = """
+_LAND = """\
 ........................................................................
 ..................##############........................................
 ............########..##########......###..............####.............
@@ -55,7 +55,7 @@ _LAND = """
 .....###################.....########################################...
 ......##################################################################
 ########################################################################
-""".split()
+"""
 
 _WAVES = (
     # crests round the Earth, hours to pass a point, width of the track in degrees
@@ -108,19 +108,18 @@ def land_fraction(grid: Grid) -> np.ndarray:
     numpy.ndarray
         Of shape ``(rows, columns)``, float64.
     """
-    cells = np.array([[character == "#" for character in row] for row in _LAND], float)
-    # Bilinear between the centres of the cells; neighbours wrap in longitude, stop at the poles.
-    y = np.clip((90.0 - grid.latitude) / 5.0 - 0.5, 0.0, 35.0)
-    x = (grid.longitude + 180.0) / 5.0 - 0.5
+    cells = np.array([[character == "#" for character in row] for row in _LAND.splitlines()], float)
+    # Bilinear between the centres of the cells, which go round the Earth and end at the poles.
+    cells = np.pad(np.pad(cells, ((1, 1), (0, 0)), mode="edge"), ((0, 0), (1, 1)), mode="wrap")
+    y = (90.0 - grid.latitude) / 5.0 + 0.5
+    x = (grid.longitude + 180.0) / 5.0 + 0.5
     top, left = np.floor(y).astype(int), np.floor(x).astype(int)
     down, right = (y - top)[:, None], (x - left)[None, :]
-    below = np.minimum(top + 1, 35)
-    upper = cells[np.ix_(top, left % 72)] * (1 - right) + cells[np.ix_(top, (left + 1) % 72)] * right
-    lower = (
-        cells[np.ix_(below, left % 72)] * (1 - right) + cells[np.ix_(below, (left + 1) % 72)] * right
-    )
-    smooth = upper * (1 - down) + lower * down
-    return 1.0 / (1.0 + np.exp(-14.0 * (smooth - 0.5)))
+    upper = cells[np.ix_(top, left)] * (1 - right) + cells[np.ix_(top, left + 1)] * right
+    lower = cells[np.ix_(top + 1, left)] * (1 - right) + cells[np.ix_(top + 1, left + 1)] * right
+    smooth: np.ndarray = upper * (1 - down) + lower * down
+    fraction: np.ndarray = 1.0 / (1.0 + np.exp(-14.0 * (smooth - 0.5)))
+    return fraction
 
 
 def patterns(grid: Grid) -> np.ndarray:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -100,7 +101,7 @@ def make_record(directory: Path, hours: int, grid: Grid) -> tuple[Path, hs.Repor
     return path, report
 
 
-def require_space(directory: Path, needed: int) -> None:
+def require_space(directory: Path, needed: int, reusable: Iterable[Path] = ()) -> None:
     """Leave the program with a clear message if the disk is too full.
 
     Parameters
@@ -109,8 +110,11 @@ def require_space(directory: Path, needed: int) -> None:
         An existing directory.
     needed : int
         Bytes about to be written there.
+    reusable : iterable of Path
+        Directories in it whose files are about to be removed.
     """
     free = shutil.disk_usage(directory).free
+    free += sum(file.stat().st_size for old in reusable for file in old.glob("*.npy"))
     if free < needed:
         raise SystemExit(
             f"{directory} has {free / 1e9:.1f} GB free and this run writes {needed / 1e9:.1f} GB: "

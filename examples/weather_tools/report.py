@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from weather_tools.measure import Cost, Measurement
 from weather_tools.planet import Grid
 from weather_tools.steps import BINS, COLDEST, PASSES, WARMEST
 
-__all__ = ["Difference", "compare", "print_costs", "print_findings"]
+__all__ = ["Difference", "compare", "print_costs", "print_differences", "print_findings"]
 
 _SLAB = 24
 
@@ -33,36 +33,28 @@ def print_costs(measurements: dict[str, Measurement], size: int) -> None:
         Bytes of the record.
     """
     table = Table(title="Time and memory, each way in a fresh process", title_justify="left")
-    table.add_column("step", max_width=24)
+    table.add_column("step")
     table.add_column("way")
-    for name in ("time", "throughput", "private", "resident", "× time", "× private"):
+    for name in ("time\ns", "\nGB/s", "private\nMB", "resident\nMB", "×\ntime", "×\nprivate"):
         table.add_column(name, justify="right", no_wrap=True)
-    rows = [("start and load", 0, [m.startup for m in measurements.values()])]
+    costs = list(measurements.values())
     for position, (name, passes) in enumerate(PASSES.items()):
-        rows.append((name, passes, [m.steps[position] for m in measurements.values()]))
-    rows.append(("whole program", sum(PASSES.values()), [m.whole for m in measurements.values()]))
-    for name, passes, costs in rows:
-        for way, cost in zip(measurements, costs, strict=True):
-            first = way == next(iter(measurements))
-            table.add_row(
-                name if first else "",
-                way,
-                f"{cost.seconds:.2f} s" if cost.seconds >= 0.1 else f"{1e3 * cost.seconds:.1f} ms",
-                f"{passes * size / cost.seconds / 1e9:.2f} GB/s" if passes else "",
-                *(_megabytes(count) for count in (cost.private, cost.resident)),
-                *(("", "") if first else _ratios(cost, costs[0])),
-                style="bold" if first else None,
-            )
-        table.add_section()
+        _add_rows(table, name, passes * size, measurements, [m.steps[position] for m in costs])
+    _add_rows(
+        table, "start, load, exit", 0, measurements, [Cost("", m.outside, 0, 0) for m in costs]
+    )
+    total = sum(PASSES.values()) * size
+    _add_rows(table, "whole program", total, measurements, [m.whole for m in costs])
     console = Console()
     if not console.is_terminal:
         console.width = 100
     print()
     console.print(table)
     print(
-        "Private: memory the program allocated, the peak over all its processes together.\n"
-        "Resident: with mapped file pages, which the system shares and takes back when it must.\n"
-        "Throughput: the record and the new field, each counted once. ×: as many times hyperslab's."
+        "private:  allocated memory, the peak over all processes of the program together\n"
+        "resident: with mapped file pages, which the system shares and takes back when it must\n"
+        "GB/s:     of the record and the new field, each counted once\n"
+        "×:        as many times hyperslab's"
     )
     if size < WORTHWHILE:
         print(
@@ -72,24 +64,35 @@ def print_costs(measurements: dict[str, Measurement], size: int) -> None:
     print()
 
 
-def _ratios(cost: Cost, ours: Cost) -> tuple[str, str]:
-    return _times(cost.seconds / ours.seconds), _times(cost.private / ours.private)
+def _add_rows(
+    table: Table, name: str, size: int, ways: Iterable[str], costs: Sequence[Cost]
+) -> None:
+    """One row for each way of a step; the first is what the others are held against."""
+    ours = costs[0]
+    for way, cost in zip(ways, costs, strict=True):
+        first = cost is ours
+        memory = bool(cost.private)
+        table.add_row(
+            name if first else "",
+            way,
+            f"{cost.seconds:.2f}" if cost.seconds >= 0.1 else f"{cost.seconds:.3f}",
+            f"{size / cost.seconds / 1e9:.2f}" if size else "",
+            f"{cost.private / 1e6:,.0f}" if memory else "",
+            f"{cost.resident / 1e6:,.0f}" if memory else "",
+            "" if first else _times(cost.seconds / ours.seconds),
+            "" if first or not memory else _times(cost.private / ours.private),
+            style="bold" if first else None,
+        )
+    table.add_section()
 
 
 def _times(ratio: float) -> str:
     return f"{ratio:.1f}" if ratio >= 1 else f"{ratio:.2g}"
 
 
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:,.0f} MB"
-
-
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How far a result is from the one it is compared with."""
-
-    way: str
-    """What it is compared with."""
+    """How far a result is from that of another way."""
 
     name: str
     """The result."""
@@ -103,19 +106,13 @@ class Difference:
     unit: str
     """Of both."""
 
-    def show(self) -> bool:
-        """Print it, and say whether it is within its tolerance."""
-        fine = self.largest <= self.tolerance
-        verdict = "agree" if fine else "DIFFER"
-        bound = f"within {self.tolerance:.1g}" if self.tolerance else "exact"
-        print(
-            f"{self.name:<10} hyperslab and {self.way:<12} {verdict}: largest difference "
-            f"{self.largest:.2g} {self.unit} ({bound})"
-        )
-        return fine
+    @property
+    def fine(self) -> bool:
+        """Whether rounding explains it."""
+        return self.largest <= self.tolerance
 
 
-def compare(way: str, ours: Path, theirs: Path, hours: int) -> list[Difference]:
+def compare(ours: Path, theirs: Path, hours: int) -> list[Difference]:
     """Hold every result against another way's.
 
     Counts must be equal. Means may differ by rounding: a float32 sum of n values that are
@@ -124,8 +121,6 @@ def compare(way: str, ours: Path, theirs: Path, hours: int) -> list[Difference]:
 
     Parameters
     ----------
-    way : str
-        Name of the other way.
     ours, theirs : Path
         Directories of the results.
     hours : int
@@ -142,9 +137,29 @@ def compare(way: str, ours: Path, theirs: Path, hours: int) -> list[Difference]:
         "histogram": (0.0, "values"),
     }
     return [
-        Difference(way, name, _largest_difference(ours, theirs, name), tolerance, unit)
+        Difference(name, _largest_difference(ours, theirs, name), tolerance, unit)
         for name, (tolerance, unit) in tolerances.items()
     ]
+
+
+def print_differences(differences: dict[str, list[Difference]]) -> bool:
+    """A line for each result, and whether all agree.
+
+    Parameters
+    ----------
+    differences : dict of str to list of Difference
+        By the way that hyperslab is compared with.
+    """
+    print(f"Largest difference from  {''.join(f'{way:<14}' for way in differences)}allowed")
+    for row in zip(*differences.values(), strict=True):
+        cells = [f"{d.largest:.1g}" + ("" if d.fine else " WRONG") for d in row]
+        bound = f"{row[0].tolerance:.1g} {row[0].unit}" if row[0].tolerance else "none"
+        print(f"  {row[0].name:<23}{''.join(f'{cell:<14}' for cell in cells)}{bound}")
+    print(
+        "float32 sums of one set of numbers in another order differ in their last places; counts\n"
+        "do not."
+    )
+    return all(difference.fine for column in differences.values() for difference in column)
 
 
 def _largest_difference(ours: Path, theirs: Path, name: str) -> float:

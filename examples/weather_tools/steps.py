@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-MOMENTS = "mean and standard deviation"
+MOMENTS = "mean, standard deviation"
 ANOMALY = "anomalies to a new file"
-SMOOTH = "3 × 3 smoothed field to a new file"
+SMOOTH = "3 × 3 mean to a new file"
 HOT_HOURS = "hours above 30 °C"
 HISTOGRAM = "histogram of all values"
 

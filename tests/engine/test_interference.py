@@ -25,8 +25,11 @@ ELEMENTS = np.arange(600, dtype="i8")
 @given(st.data())
 def test_overlap_is_numpys_shares_memory(data):
     base = ELEMENTS[:360].reshape(data.draw(st.sampled_from([(360,), (18, 20), (6, 6, 10)])))
-    views = [base[(*data.draw(keys(base.shape, keep_axes=True)), ...)] for _ in range(2)]
-    views = [data.draw(st.sampled_from([v, v.T, v.view("i4"), v.view("u8")])) for v in views]
+    views = []
+    for _ in range(2):
+        of_width = base.view(data.draw(st.sampled_from(["i8", "i4", "u1"])))
+        view = of_width[(*data.draw(keys(of_width.shape, keep_axes=True)), ...)]
+        views.append(data.draw(st.sampled_from([view, view.T])))
     a, b = (reference(v, base) for v in views)
     assert overlap(a, b) == overlap(b, a) == np.shares_memory(*views)
 
@@ -80,7 +83,7 @@ def touched(a: Access, region: Box) -> set[int]:
         positions = np.arange(lo, hi)
         if a.boundary == "wrap":
             positions %= n
-        axes.append(positions[(0 <= positions) & (positions < n)])
+        axes.append(positions[(positions >= 0) & (positions < n)])
     return set(values[np.ix_(*axes)].ravel().tolist()) if axes else {int(values)}
 
 
@@ -106,7 +109,7 @@ def views(draw, domain):
     axes = tuple(axes[: draw(st.sampled_from([ndim, ndim, ndim, max(ndim - 1, 0)]))])
     shape = tuple(domain[axis] for axis in axes)
     # Room for a step of two and a start of two on each axis.
-    wide = tuple(2 * n + 2 for n in domain)[: len(shape)]
+    wide = tuple(2 * n + 2 for n in shape)
     base = ELEMENTS[: int(np.prod(wide, dtype=int))].reshape(wide)
     key = []
     for n in shape:
@@ -150,7 +153,7 @@ def pairs(draw):
     return accesses, splittable, Grid(domain, region)
 
 
-@settings(max_examples=500)
+@settings(max_examples=300)
 @given(pairs())
 def test_whatever_brute_force_finds_is_refused(case):
     accesses, splittable, grid = case

@@ -75,9 +75,7 @@ def check_elementwise(engine: hs.Engine, job: tuple[Any, ...]) -> None:
     values = numbered(shape, order=order_in)
     expected = np.full(shape, -7.0, order=order_out)
     a, out = hs.from_array(values), hs.from_array(expected)
-    report = engine.run(
-        affine if shape else affine_0d, a[key], hs.write(out[key]), region=region
-    )
+    report = engine.run(affine if shape else affine_0d, a[key], hs.write(out[key]), region=region)
     # What lies between the elements of the view is not touched.
     expected[key] = 2 * values[key] + 1
     np.testing.assert_array_equal(np.asarray(out), expected)
@@ -179,9 +177,7 @@ def check_halo(engine: hs.Engine, job: tuple[Any, ...]) -> None:
     else:
         padded = np.pad(values, halo, constant_values=0 if boundary == "clip" else boundary)
     windows = np.lib.stride_tricks.sliding_window_view(padded, window)
-    np.testing.assert_array_equal(
-        np.asarray(out), np.einsum("ijkabc,abc->ijk", windows, weights)
-    )
+    np.testing.assert_array_equal(np.asarray(out), np.einsum("ijkabc,abc->ijk", windows, weights))
 
 
 @settings(MANY, max_examples=30)
@@ -396,7 +392,11 @@ def test_outputs_of_different_shapes(engine: hs.Engine) -> None:
     a = numbered((6, 4))
     doubled, sums = hs.from_array(np.zeros((6, 4))), hs.from_array(np.zeros(6))
     report = engine.run(
-        double_and_sum, hs.from_array(a), hs.write(doubled), hs.write(sums, axes=(0,)), region=(2, 4)
+        double_and_sum,
+        hs.from_array(a),
+        hs.write(doubled),
+        hs.write(sums, axes=(0,)),
+        region=(2, 4),
     )
     np.testing.assert_array_equal(np.asarray(doubled), 2 * a)
     np.testing.assert_array_equal(np.asarray(sums), a.sum(axis=1))
@@ -603,9 +603,7 @@ def test_several_accumulations_in_one_job(engine: hs.Engine) -> None:
 def test_where_private_copies_do_not_fit_tasks_add_into_the_file(tmp_path: Path) -> None:
     values = np.random.default_rng(2).normal(size=2000)
     counts = hs.from_array(np.zeros(5000, "i8"))
-    with hs.Engine(
-        executor="serial", memory=100_000, lock_dir=tmp_path, progress=False
-    ) as engine:
+    with hs.Engine(executor="serial", memory=100_000, lock_dir=tmp_path, progress=False) as engine:
         job = engine.plan(
             histogram, hs.from_array(values), -3.0, 3.0, hs.accumulate(counts), region=300
         )

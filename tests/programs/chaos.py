@@ -76,7 +76,8 @@ class Program:
     def __init__(self, directory: Path, *arguments: object, stdin: str | None = None) -> None:
         self.scratch = directory / "scratch"
         self.locks = directory / "locks"
-        self.scratch.mkdir(exist_ok=True)
+        self.other = self.scratch / "other"
+        self.other.mkdir(parents=True, exist_ok=True)
         words = [str(a) for a in arguments]
         if words and words[0].endswith(".py"):
             words[0] = str(PROGRAMS / words[0])
@@ -88,11 +89,18 @@ class Program:
             env={
                 **os.environ,
                 name: value,
+                # Entries may be relative, and the program runs elsewhere.
+                "PYTHONPATH": os.pathsep.join(
+                    os.path.abspath(entry)
+                    for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep)
+                    if entry
+                ),
                 "TMPDIR": str(self.scratch),
                 "HYPERSLAB_LOCK_DIR": str(self.locks),
                 "HYPERSLAB_WORKERS": "2",
                 "HYPERSLAB_PROGRESS": "0",
                 "PYTHONWARNINGS": "error",
+                "PYTHONFAULTHANDLER": "1",
             },
             stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -131,8 +139,10 @@ class Program:
         try:
             self.process.wait(seconds)
         except subprocess.TimeoutExpired:
-            self.signal_group(signal.SIGKILL)
-            raise
+            # Shows where it stands.
+            self.signal(signal.SIGABRT)
+            out, err = self.process.communicate(timeout=10)
+            raise AssertionError(f"still running after {seconds} s:\n{out}\n{err}") from None
         out, err = self.process.communicate(timeout=10)
         return self.process.returncode, out, err
 
@@ -151,7 +161,7 @@ class Program:
         """Processes, scratch files, lock directories and semaphores that are still there."""
         return [
             *self.processes(),
-            *(str(path) for path in self.scratch.iterdir()),
+            *(str(path) for path in self.scratch.glob("**/*") if path != self.other),
             *(str(path) for path in (self.locks.iterdir() if self.locks.exists() else ())),
             *semaphores(self.pid),
         ]

@@ -135,7 +135,8 @@ class _Read(_ArrayBinding):
         inside = not self.access.has_halo or self._bounds.intersect(box) == box
         if inside and self.array.aligned:
             # With an ellipsis, because a full index without one gives a scalar.
-            return self._whole[(*box.slices, ...)]
+            key: Any = (*box.slices, ...)
+            return self._whole[key]
         copy = self._buffer(box.shape)
         if inside:
             np.copyto(copy, self._whole[box.slices])

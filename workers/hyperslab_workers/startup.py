@@ -12,7 +12,6 @@ import os
 import select
 import shutil
 import signal
-import sys
 import threading
 from pathlib import Path
 from typing import NoReturn
@@ -123,8 +122,7 @@ def _tidy(coordinator: int, session: str) -> None:
     for semaphore in Path("/dev/shm").glob(f"sem.loky-{coordinator}-*"):
         with contextlib.suppress(OSError):
             semaphore.unlink()
-    if "hyperslab_workers.locks" in sys.modules:
-        _release_locks()
+    _release_locks()
 
 
 def _sessions(session: str) -> list[str]:
@@ -136,11 +134,12 @@ def _sessions(session: str) -> list[str]:
 
 def _release_locks() -> None:
     """Give up all locks, and remove their directories if nobody else uses them."""
-    from hyperslab_workers import locks
-    from hyperslab_workers.locks import table as lock_table
+    from hyperslab_workers.locks import table
 
-    roots = {os.path.dirname(directory) for directory in lock_table._table}
-    if locks.release_all(timeout=0.1):
+    # For good: the task must not begin to use another directory until the process has ended.
+    table._table_lock.acquire()
+    roots = {os.path.dirname(directory) for directory in table._table}
+    if table.release_all():
         return
     # A kernel holds one and may run for long. To let go under it is not safe, so its process
     # ends with the lock and a child, which has inherited no lock, tidies up after it.
@@ -149,6 +148,6 @@ def _release_locks() -> None:
         try:
             if _wait(own, 5.0):
                 for root in roots:
-                    locks.sweep(root)
+                    table.sweep(root)
         finally:
             os._exit(0)

@@ -93,7 +93,7 @@ def test_three_formats_say_the_same(tmp_path: Path) -> None:
     [
         ("j.yaml", GOOD.replace("dtype: f4", "dtpye: f4"), 4),
         ("j.toml", TOML.replace("dtype =", "dtpye ="), 6),
-        ("j.json", JSON.replace('"dtype"', '"dtpye"'), 10),
+        ("j.json", JSON.replace('"dtype"', '"dtpye"'), 11),
     ],
 )
 def test_problems_have_the_line_in_every_format(
@@ -110,7 +110,7 @@ def test_problems_have_the_line_in_every_format(
         ("j.yaml", "version: 1\n---\nversion: 1\n", 2),
         ("j.yaml", "version: 1\n\x07", 2),
         ("j.yaml", "a: &x [*x]\n", 1),
-        ("j.toml", "version = 1\narrays = {\n", 3),
+        ("j.toml", "version = 1\narrays = = 3\n", 2),
         ("j.json", '{"version": 1,\n "arrays": }', 2),
         ("j.json", "[" * 100_000, 1),
     ],
@@ -393,9 +393,7 @@ def test_describing_a_file_beside_create(tmp_path: Path) -> None:
         ("{value: [0.5, .nan]}", np.array([0.5, np.nan])),
     ],
 )
-def test_values_become_what_numpy_makes_of_them(
-    tmp_path: Path, text: str, expected: Any
-) -> None:
+def test_values_become_what_numpy_makes_of_them(tmp_path: Path, text: str, expected: Any) -> None:
     step = read_spec(write(tmp_path, with_argument(text))).steps[0]
     assert step is not None and isinstance(step.arguments, list)
     argument = step.arguments[1]
