@@ -167,7 +167,7 @@ def main() -> int:
     """The program."""
     options = parse_arguments()
     if options.way:
-        steps = Steps()
+        steps = Steps(options.out)
         WAYS[options.way](options.record, options.out, steps)
         steps.save(options.times)
         return 0

@@ -26,9 +26,9 @@ lengths = st.integers(0, 7)
 def shapes(min_dims: int = 0, max_dims: int = 4, min_side: int = 0) -> st.SearchStrategy:
     """Shapes; lengths 0 and 1 are as likely as all others."""
     side = st.one_of(st.sampled_from([n for n in (0, 1) if n >= min_side] or [min_side]), lengths)
-    return st.lists(
-        side.filter(lambda n: n >= min_side), min_size=min_dims, max_size=max_dims
-    ).map(tuple)
+    return st.lists(side.filter(lambda n: n >= min_side), min_size=min_dims, max_size=max_dims).map(
+        tuple
+    )
 
 
 def regions(shape: tuple[int, ...]) -> st.SearchStrategy:

@@ -294,13 +294,22 @@ def _placement(access: Access, declaration: Declaration, private: int, limit: Bu
     """Where an accumulation gathers, `private` being the bytes of all that may be private."""
     if declaration.footprint is not None:
         return Placement.MERGE
-    if not access.array.aligned:
-        # Compiled code cannot work in the file itself; any placement that copies will do.
-        return Placement.PRIVATE if access.array.nbytes <= PRIVATE_LIMIT else Placement.MERGE
     if access.array.nbytes > PRIVATE_LIMIT:
+        if not access.array.aligned:
+            raise PlanError(
+                f"argument {access.name} takes {human_bytes(access.array.nbytes)} at an odd "
+                f"offset in {access.array.path!r}, and accumulations of more than "
+                f"{human_bytes(PRIVATE_LIMIT)} work in the file itself, which compiled code can "
+                "only do on aligned elements: give a footprint=, or accumulate into an array made "
+                "with hs.create"
+            )
         return Placement.DIRECT
-    # Of integers any way gives the same bits, so the budget may choose.
-    if is_exact(access.array.dtype) and 8 * private > limit.limit:
+    # Of integers any way gives the same bits, so the budget may choose. Not so of logical
+    # operations on them: a merge makes every element 0 or 1, the kernel only those it touches.
+    any_way = is_exact(access.array.dtype) and (
+        access.array.dtype.kind == "b" or access.op not in ("logical_and", "logical_or")
+    )
+    if any_way and access.array.aligned and 8 * private > limit.limit:
         return Placement.DIRECT
     return Placement.PRIVATE
 

@@ -108,7 +108,8 @@ def resolve(
     elif text := environ.get("HYPERSLAB_WORKERS"):
         workers = _checked_workers(text, "HYPERSLAB_WORKERS")
     else:
-        workers = _cpu_count()
+        # An executor of the user's says itself how many it has.
+        workers = int(getattr(executor, "_max_workers", None) or 0) or _cpu_count()
 
     if memory is None and (text := environ.get("HYPERSLAB_MEMORY")):
         memory = parse_bytes(text, "HYPERSLAB_MEMORY")

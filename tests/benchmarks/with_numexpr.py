@@ -13,24 +13,27 @@ __all__ = ["CODE"]
 
 numexpr.set_num_threads(len(os.sched_getaffinity(0)))
 
+ONE = np.float64(1)
+"""Multiplied in where a sum of float32 has to be formed in float64; numexpr knows no cast."""
+
 HOURS = 16
 """Hours at a time where a reduction has to be put together from parts."""
 
 
 def total(inputs: Inputs, out: str) -> None:
     a = np.load(inputs.a, mmap_mode="r")
-    np.save(out, numexpr.evaluate("sum(a)", {"a": a}))
+    np.save(out, numexpr.evaluate("sum(a * one)", {"a": a, "one": ONE}))
 
 
 def rmse(inputs: Inputs, out: str) -> None:
     a, b = np.load(inputs.a, mmap_mode="r"), np.load(inputs.b, mmap_mode="r")
-    squares = numexpr.evaluate("sum((a - b)**2)", {"a": a, "b": b})
+    squares = numexpr.evaluate("sum((a - b)**2 * one)", {"a": a, "b": b, "one": ONE})
     np.save(out, np.sqrt(squares / a.size))
 
 
 def mean(inputs: Inputs, out: str) -> None:
     a = np.load(inputs.a, mmap_mode="r")
-    np.save(out, numexpr.evaluate("sum(a, axis=0)", {"a": a}) / len(a))
+    np.save(out, numexpr.evaluate("sum(a * one, axis=0)", {"a": a, "one": ONE}) / len(a))
 
 
 def elementwise(inputs: Inputs, out: str) -> None:

@@ -76,7 +76,9 @@ def test_an_array_without_axes_takes_no_halo_but_every_halo_number():
     assert hs.read(array(()), halo=3).halo == ()
 
 
-@pytest.mark.parametrize("boundary", ["clip", "nearest", "reflect", "wrap", 0, -1.5, math.nan, True])
+@pytest.mark.parametrize(
+    "boundary", ["clip", "nearest", "reflect", "wrap", 0, -1.5, math.nan, True]
+)
 def test_boundaries_are_a_name_or_a_number(boundary):
     found = hs.read(array(), halo=1, boundary=boundary).boundary
     assert found == boundary or math.isnan(found)

@@ -84,9 +84,7 @@ def test_locks_are_told_for_what_is_shared_or_merged():
     assert "op add, a buffer a region, merged under locks in region order" in text
     locks = next(line for line in text.splitlines() if line.startswith("locks"))
     # 400,000 bytes a region, in stripes of 64 KiB; and all of the image.
-    assert locks == (
-        "locks    shots: up to 7 stripes, shared; image: up to 64 stripes, exclusive"
-    )
+    assert locks == ("locks    shots: up to 7 stripes, shared; image: up to 64 stripes, exclusive")
 
 
 def test_accumulations_tell_how_they_gather():

@@ -51,9 +51,7 @@ def test_alignment_is_numpys_broadcasting(data):
     a = access(virtual(shape), axes=axes)
     for region in grid:
         part = values[a.box(region).slices]
-        np.testing.assert_array_equal(
-            np.broadcast_to(part, region.shape), stretched[region.slices]
-        )
+        np.testing.assert_array_equal(np.broadcast_to(part, region.shape), stretched[region.slices])
 
 
 def test_leading_axes_that_the_domain_lacks_are_shown_whole():

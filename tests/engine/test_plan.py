@@ -299,9 +299,7 @@ def test_footprints_travel_with_the_task_as_boxes():
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_a_task_with_footprints_is_under_4_kb(count):
     huge = (2**15,) * 4
-    images = [
-        hs.accumulate(array(huge, "i8"), footprint=lambda r: tuple(r)) for _ in range(count)
-    ]
+    images = [hs.accumulate(array(huge, "i8"), footprint=lambda r: tuple(r)) for _ in range(count)]
     made = plan(*images, over=huge, region=(1, 1, 1, 8))
     part = made.task(made.tasks - 1)
     task = Task("/scratch/" + "x" * 100, part.index, part.start, part.stop, 7, part.footprints)

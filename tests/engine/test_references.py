@@ -158,9 +158,9 @@ def test_twice_as_many_tasks_as_workers_are_in_flight_and_never_more(workers: in
 
 
 def test_workers_never_compile(warm: hs.Engine) -> None:
-    # Kernels of both kinds: plain loops, and array expressions that need Numba's runtime.
+    # Kernels of both kinds: plain loops, and lists, which need Numba's runtime.
     a, out = hs.from_array(np.arange(1000.0)), hs.from_array(np.zeros(1000))
-    for kernel in (plus_1d, with_temporaries):
+    for kernel in (plus_1d, with_runtime):
         report = warm.run(kernel, a, np.ones(1), hs.write(out), region=100)
         assert report.regions == 10
     # Nothing but the workers themselves can tell: the engine's own pool asks them.
@@ -194,10 +194,11 @@ def _fresh(out):
 
 
 @hs.kernel
-def with_temporaries(a, table, out):
-    twice = a.copy()
+def with_runtime(a, table, out):
+    last = [table[0]]
     for i in range(out.shape[0]):
-        out[i] = 2 * twice[i] + table[0]
+        last.append(a[i])
+        out[i] = last[-1]
 
 
 def _compilations() -> tuple[int, int, bool]:

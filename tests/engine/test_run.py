@@ -120,36 +120,30 @@ def test_dtypes(engine: hs.Engine, dtype: str) -> None:
 @hs.kernel
 def windowed(u, weights, before, clip, shape, origin, out):
     """Weighted sum over a window; with clip != 0 the view is cut at the array's edges."""
-    f0, f1, f2 = origin[0] - before[0], origin[1] - before[1], origin[2] - before[2]
+    first, second = origin[0] - before[0], origin[1] - before[1]
     for i in range(out.shape[0]):
         for j in range(out.shape[1]):
-            for k in range(out.shape[2]):
-                total = 0
-                for a in range(weights.shape[0]):
-                    for b in range(weights.shape[1]):
-                        for c in range(weights.shape[2]):
-                            x, y, z = i + a, j + b, k + c
-                            if clip != 0:
-                                if f0 + x < 0 or f0 + x >= shape[0]:
-                                    continue
-                                if f1 + y < 0 or f1 + y >= shape[1]:
-                                    continue
-                                if f2 + z < 0 or f2 + z >= shape[2]:
-                                    continue
-                                x, y, z = x + min(f0, 0), y + min(f1, 0), z + min(f2, 0)
-                            total += weights[a, b, c] * u[x, y, z]
-                out[i, j, k] = total
+            total = 0
+            for a in range(weights.shape[0]):
+                for b in range(weights.shape[1]):
+                    x, y = i + a, j + b
+                    if clip != 0:
+                        if not (0 <= first + x < shape[0] and 0 <= second + y < shape[1]):
+                            continue
+                        x, y = x + min(first, 0), y + min(second, 0)
+                    total += weights[a, b] * u[x, y]
+            out[i, j] = total
 
 
 BOUNDARIES: list[Any] = ["clip", "nearest", "reflect", "wrap", 0, -3]
 # A few only, because lengths that are known to agree make another machine code for each.
-HALOS = [((0, 0),) * 3, ((1, 1),) * 3, ((0, 2), (1, 0), (0, 0)), ((7, 0), (0, 7), (2, 3))]
+HALOS = [((0, 0), (0, 0)), ((1, 1), (1, 1)), ((7, 0), (2, 3))]
 PADDING = {"nearest": "edge", "reflect": "reflect", "wrap": "wrap"}
 
 
 @st.composite
 def halo_jobs(draw: st.DrawFn) -> tuple[Any, ...]:
-    shape = draw(hnp.array_shapes(min_dims=3, max_dims=3, min_side=1, max_side=5))
+    shape = draw(hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=7))
     halo = draw(st.sampled_from(HALOS))
     order = draw(st.sampled_from("CF"))
     return shape, order, halo, draw(st.sampled_from(BOUNDARIES)), draw(region_shapes(shape))
@@ -177,7 +171,7 @@ def check_halo(engine: hs.Engine, job: tuple[Any, ...]) -> None:
     else:
         padded = np.pad(values, halo, constant_values=0 if boundary == "clip" else boundary)
     windows = np.lib.stride_tricks.sliding_window_view(padded, window)
-    np.testing.assert_array_equal(np.asarray(out), np.einsum("ijkabc,abc->ijk", windows, weights))
+    np.testing.assert_array_equal(np.asarray(out), np.einsum("ijab,ab->ij", windows, weights))
 
 
 @settings(MANY, max_examples=30)

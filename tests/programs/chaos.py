@@ -133,7 +133,7 @@ class Program:
         """Send a signal to the program and all that it started, as a terminal does."""
         os.killpg(self.pid, number)
 
-    def end(self, seconds: float = 30.0) -> tuple[int, str, str]:
+    def end(self, seconds: float = 40.0) -> tuple[int, str, str]:
         """Exit status, output and error output, once it has ended."""
         # Not communicate(): orphans may hold the pipes open, which is for other checks to find.
         try:

@@ -44,7 +44,9 @@ def test_the_identity_leaves_every_value_as_it_is(pair, data):
     np.testing.assert_array_equal(neutral, expected)
 
 
-@given(st.sampled_from([d for d in NUMBERS if is_exact(d)]), st.sampled_from([*OPERATIONS]), st.data())
+@given(
+    st.sampled_from([d for d in NUMBERS if is_exact(d)]), st.sampled_from([*OPERATIONS]), st.data()
+)
 def test_exact_types_give_the_same_bits_in_any_order(dtype, op, data):
     values = data.draw(npst.arrays(dtype, 3))
     ufunc = OPERATIONS[op]

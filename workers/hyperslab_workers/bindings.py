@@ -32,6 +32,9 @@ __all__ = ["Binding", "Order", "PrivateBinding", "bind"]
 Order = Literal["C", "F"]
 
 
+_NOTHING = np.empty(0, np.uint8)
+
+
 class Binding:
     """One argument of one job: the base does nothing but pass a value."""
 
@@ -63,6 +66,9 @@ class Binding:
         """Get ready for a task: the file may have been changed since the last one."""
         if self.array is not None:
             mapping.verify(self.array)
+
+    def end_task(self) -> None:
+        """Let go of the file: a kept view would keep a removed file's disk space taken."""
 
     def locate(self, region: Box, footprint: Box | None) -> None:
         """Set :attr:`box` for a region; nothing is read yet."""
@@ -98,9 +104,13 @@ class _ArrayBinding(Binding):
         self.access = access
         self.array: ArrayRef = access.array
         self._order = order
-        self._memory = np.empty(0, np.uint8)
+        self._memory = _NOTHING
+        self._whole = _NOTHING
         self.exclusive = access.privilege is not Privilege.READ
         self.guards_region = access.guarded
+
+    def end_task(self) -> None:
+        self._whole = _NOTHING
 
     def locate(self, region: Box, footprint: Box | None) -> None:
         self.box = self.access.box(region)

@@ -103,17 +103,21 @@ class _Run:
         """Run all regions; raise whatever goes wrong, with :attr:`current` telling where."""
         self.done, self.current = 0, None
         self._board.begin(task.slot, task.start, os.getpid())
-        for binding in self._bindings:
-            binding.begin_task()
-        for index in range(task.start, task.stop):
-            if self._board.aborted:
-                raise _Aborted
-            self.current = index
-            self._board.region(task.slot, index, self.done)
-            self._region(task, index)
-            self.done += 1
-        self.current = None
-        partials = tuple(self._partials(task))
+        try:
+            for binding in self._bindings:
+                binding.begin_task()
+            for index in range(task.start, task.stop):
+                if self._board.aborted:
+                    raise _Aborted
+                self.current = index
+                self._board.region(task.slot, index, self.done)
+                self._region(task, index)
+                self.done += 1
+            self.current = None
+            partials = tuple(self._partials(task))
+        finally:
+            for binding in self._bindings:
+                binding.end_task()
         self._board.finish(task.slot, self.done)
         return partials
 

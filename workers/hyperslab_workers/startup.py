@@ -13,6 +13,7 @@ import select
 import shutil
 import signal
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
 
@@ -28,7 +29,7 @@ A terminal and a batch system send them to every process of a group at once. The
 answers for all; if workers died as well, nobody would be left to tidy up behind it.
 """
 
-_GRACE = 0.3
+_GRACE = 1.0
 """Seconds that a coordinator which got the same signal has to die or to stop its workers."""
 
 ENVIRONMENT = {
@@ -138,8 +139,9 @@ def _release_locks() -> None:
 
     # For good: the task must not begin to use another directory until the process has ended.
     table._table_lock.acquire()
-    roots = {os.path.dirname(directory) for directory in table._table}
     if table.release_all():
+        # A directory that was only half made stands in no table.
+        _sweep(table._swept)
         return
     # A kernel holds one and may run for long. To let go under it is not safe, so its process
     # ends with the lock and a child, which has inherited no lock, tidies up after it.
@@ -147,7 +149,13 @@ def _release_locks() -> None:
     if os.fork() == 0:
         try:
             if _wait(own, 5.0):
-                for root in roots:
-                    table.sweep(root)
+                _sweep(table._swept)
         finally:
             os._exit(0)
+
+
+def _sweep(roots: Iterable[str]) -> None:
+    from hyperslab_workers.locks import sweep
+
+    for root in roots:
+        sweep(root)

@@ -116,11 +116,14 @@ class Loader:
 @contextlib.contextmanager
 def _importable(folder: Path) -> Iterator[None]:
     """Import from a folder first, as a script does from its own, and only for so long."""
-    entry = str(folder)
+    entry, before = str(folder), sys.dont_write_bytecode
     sys.path.insert(0, entry)
+    # A plan changes nothing on disk: no __pycache__ beside the user's files either.
+    sys.dont_write_bytecode = True
     try:
         yield
     finally:
+        sys.dont_write_bytecode = before
         with contextlib.suppress(ValueError):
             sys.path.remove(entry)
 

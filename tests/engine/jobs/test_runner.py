@@ -96,7 +96,7 @@ def listing(folder: Path) -> dict[str, tuple[int, int, bytes]]:
     """All files with inode, time and content: what "nothing was touched" means."""
     found = {}
     for path in folder.rglob("*"):
-        if path.is_file() and "__pycache__" not in path.parts:
+        if path.is_file():
             status = path.stat()
             found[path.name] = (status.st_ino, status.st_mtime_ns, path.read_bytes())
     return found
@@ -237,23 +237,14 @@ def test_what_the_caller_says_comes_before_the_document(folder: Path) -> None:
 def test_a_plan_shows_the_outputs_and_touches_nothing(folder: Path) -> None:
     path = spec(
         folder,
-        "b: {path: b.npy, create: {like: a}}\n"
-        # More than any disk has: nothing may be reserved to plan with.
-        "huge: {path: huge.npy, create: {shape: [1000000, 8, 100000], dtype: f8, sparse: true}}",
-        "  - {kernel: kernels.py:scale, arguments: [a, 3, {write: b}]}\n"
-        "  - {kernel: kernels.py:scale, arguments: [b, 3, {write: huge}], over: [10, 8]}",
+        "b: {path: b.npy, create: {like: a}}",
+        "  - {kernel: kernels.py:scale, arguments: [a, 3, {write: b}]}",
     )
     before = listing(folder)
-    text = path.read_text()
-    found = refused(path)
-    assert len(found) == 1 and found[0].startswith("job.yaml:9: steps[1]: ")
-    path.write_text(
-        text[: text.rindex("  - ")].replace(text[text.index("  huge") :].split("\n")[0], "")
-    )
     with prepare(path) as job:
         assert str(folder / "b.npy") in job.steps[0].plan.explain()
         assert job.outputs["b"].file_size == 128 + A.nbytes
-    assert listing(folder).keys() == before.keys()
+    assert listing(folder) == before
 
 
 def test_a_10_tb_output_is_planned_without_a_file(folder: Path) -> None:
@@ -392,11 +383,11 @@ def test_a_failing_step_names_itself_and_keeps_what_was_done(folder: Path) -> No
         "  - {kernel: kernels.py:scale, arguments: [a, 2, {write: b}]}\n"
         "  - {kernel: kernels.py:fails, arguments: [a, {write: c}]}",
     )
-    done = []
-    with prepare(path) as job, pytest.raises(hs.KernelError, match="too large") as caught:
-        for report in job.run():
-            done.append(report.number)  # noqa: PERF402
-    assert done == [1]
+    with prepare(path) as job:
+        steps = job.run()
+        assert next(steps).number == 1
+        with pytest.raises(hs.KernelError, match="too large") as caught:
+            next(steps)
     assert caught.value.__notes__ == [f"in step 2 of 2, kernels.py:fails ({path}:9)"]
     np.testing.assert_array_equal(np.load(folder / "b.npy"), 2 * A)
 

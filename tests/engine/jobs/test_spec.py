@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hyperslab as hs
@@ -40,7 +40,6 @@ def problems(folder: Path, text: str, name: str = "job.yaml") -> list[str]:
         read_spec(write(folder, text, name))
     error = caught.value
     assert error.problems
-    assert all(problem.replace("\n    ", "\n") for problem in error.problems)
     assert all(problem in str(error) for problem in error.problems)
     return [problem.removeprefix(f"{folder}/") for problem in error.problems]
 
@@ -195,17 +194,14 @@ def test_what_yaml_1_1_turns_into_something_else_stays_text(tmp_path: Path, text
     assert len(found) == 1 and f"there is no array {text!r}" in found[0]
 
 
-scalars = (
-    st.none() | st.booleans() | st.integers(-(10**6), 10**6) | st.text(max_size=8)
-    | st.floats(allow_nan=False, allow_infinity=False)
-)  # fmt: skip
-trees = st.recursive(
-    scalars,
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
-    ),
-    max_leaves=12,
-)
+def trees(text: st.SearchStrategy[str]) -> st.SearchStrategy[Any]:
+    """What a JSON document can hold."""
+    numbers = st.integers(-(10**6), 10**6) | st.floats(allow_nan=False, allow_infinity=False)
+    return st.recursive(
+        st.none() | st.booleans() | numbers | text,
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
+        max_leaves=12,
+    )
 
 
 def positions(value: Any, path: tuple[Any, ...] = ()) -> set[tuple[Any, ...]]:
@@ -218,7 +214,8 @@ def positions(value: Any, path: tuple[Any, ...] = ()) -> set[tuple[Any, ...]]:
     return {path}.union(*(positions(item, (*path, key)) for key, item in items))
 
 
-@given(trees, st.sampled_from([None, 1, "\t"]))
+@settings(max_examples=60)
+@given(trees(st.text(max_size=8)), st.sampled_from([None, 1, "\t"]))
 def test_json_has_a_line_for_every_value(tree: Any, indent: Any) -> None:
     text = json.dumps(tree, indent=indent)
     lines, repeated = json_lines(text)
@@ -229,16 +226,15 @@ def test_json_has_a_line_for_every_value(tree: Any, indent: Any) -> None:
             assert json.dumps(path[-1]) in text.split("\n")[line - 1]
 
 
-@given(st.dictionaries(st.text("ab-_1", min_size=1, max_size=3), trees, max_size=3))
+# JSON is YAML but for its odd line separators and surrogate pairs, which these leave out.
+plain = st.text("ab c:#-'\"\\{[,&*!é\n\t", max_size=6)
+
+
+@settings(max_examples=60)
+@given(st.dictionaries(plain, trees(plain), max_size=3))
 def test_yaml_reads_what_json_writes(tree: Any) -> None:
-    # PyYAML reads no surrogate pairs, which the ASCII form of JSON has.
-    text = json.dumps(tree, ensure_ascii=False)
-    try:
-        value, lines, found = document._yaml(text)
-    except document._SyntaxError as error:
-        assert "character" in str(error) or "key" in str(error)
-        return
-    assert (value, found) == (json.loads(text), [])
+    value, lines, found = document._yaml(json.dumps(tree, ensure_ascii=False))
+    assert (value, found) == (tree, [])
     assert set(lines) == positions(tree)
 
 
@@ -474,6 +470,7 @@ def test_numbers_in_the_wrong_words_are_no_settings(
     assert "'4' is no number of workers" in found
 
 
+@settings(max_examples=40)
 @given(st.text(max_size=200))
 def test_any_text_is_a_spec_error_and_nothing_else(text: str) -> None:
     import tempfile

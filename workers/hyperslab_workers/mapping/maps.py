@@ -51,12 +51,13 @@ class MappedFile:
     descriptor closed under another thread's ``pwrite`` could by then be another file.
     """
 
-    __slots__ = ("_close", "data", "fd", "map")
+    __slots__ = ("_close", "data", "fd", "map", "path")
 
     def __init__(self, ref: ArrayRef, writable: bool) -> None:
         # Bound here, because at interpreter exit the os module may be gone before the table.
         self._close: Callable[[int], None] = os.close
         self.fd = -1
+        self.path = ref.path
         try:
             # O_NONBLOCK: what has become a FIFO in the meantime is an error, not a wait.
             flags = os.O_RDWR if writable else os.O_RDONLY
@@ -141,10 +142,27 @@ def mapped(ref: ArrayRef, writable: bool) -> MappedFile:
     with _lock:
         file = _files.get(key)
         if file is None:
+            _drop_removed()
             file = _files[key] = MappedFile(ref, writable)
             while len(_files) > _KEPT_FILES:
                 _files.popitem(last=False)
         return file
+
+
+def _drop_removed() -> None:
+    """Drop the maps of files that are no longer at their path.
+
+    The system keeps the disk space of a removed file as long as anybody maps it: without
+    this, workers of a warm engine would hold every scratch file of the jobs before.
+    """
+    for key, file in list(_files.items()):
+        try:
+            status = os.stat(file.path)
+        except OSError:
+            _files.pop(key, None)
+        else:
+            if (status.st_dev, status.st_ino) != file.map.identity:
+                _files.pop(key, None)
 
 
 def kept(ref: ArrayRef) -> list[MappedFile]:
