@@ -79,10 +79,11 @@ def drive(plan: Plan, pool: Pool, session: Path, progress: ProgressDisplay) -> R
     try:
         # Workers start while the kernel is compiled.
         pool.start()
+        before = time.monotonic()
         compiled = compile_kernel(plan.kernel, plan.types, equal_shapes=plan.equal_lengths)
+        compile_seconds = time.monotonic() - before
     except KeyboardInterrupt:
         raise _interrupted(plan, "before its first region") from None
-    compile_seconds = time.monotonic() - started
     pool.lock_roots |= _lock_roots(plan)
     with _job_directory(session) as directory:
         slots = _slots(plan, pool)
@@ -348,8 +349,8 @@ class _Drive:
             self._false_starts += 1
             if self._false_starts >= _FALSE_STARTS:
                 raise never_started(self.plan, death, self._false_starts)
-        for flight in gone:
-            self._reschedule(flight, death)
+        for task in gone:
+            self._reschedule(task, death)
 
     def _saved(self, gone: _Lost) -> bool:
         """Whether all of a lost task is in its files, and only the answer was lost."""

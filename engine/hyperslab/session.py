@@ -13,6 +13,7 @@ import atexit
 import contextlib
 import fcntl
 import os
+import secrets
 import shutil
 import tempfile
 import threading
@@ -60,18 +61,25 @@ def session_directory(scratch: str | os.PathLike[str] | None = None) -> Path:
                 return known[0]
             os.close(_sessions.pop(key)[1])
         _sweep(root)
+        # Named first: Ctrl-C can come at any point, and must not leave a directory behind that
+        # nobody knows of.
+        directory = Path(root) / f"{_PREFIX}{os.getuid()}-{secrets.token_hex(6)}"
         try:
-            directory = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getuid()}-", dir=root))
+            directory.mkdir(mode=0o700)
+            # Locked before it has its name: a sweep in between would take it for abandoned.
+            fresh = directory / f"{_OWNER}.new"
+            owner = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(owner, fcntl.LOCK_EX)
+            fresh.rename(directory / _OWNER)
         except OSError as error:
+            shutil.rmtree(directory, ignore_errors=True)
             raise ArrayFileError(
                 f"no scratch directory can be made in {root!r} ({error.strerror}); give an "
                 "existing, writable directory with scratch= or HYPERSLAB_SCRATCH"
             ) from None
-        # Locked before it has its name: a sweep in between would take it for abandoned.
-        fresh = directory / f"{_OWNER}.new"
-        owner = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(owner, fcntl.LOCK_EX)
-        fresh.rename(directory / _OWNER)
+        except BaseException:
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
         _sessions[key] = (directory, owner)
         _list_sessions()
         return directory

@@ -1,0 +1,357 @@
+"""Pools: the engine's own workers, threads, forks, and executors of the user's."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import loky
+import numpy as np
+import pytest
+from chaos import boards, running, wait_until, workers_of
+
+import hyperslab as hs
+from hyperslab.pool import death_of, uninterrupted
+
+ROWS, COLUMNS = 64, 32768
+LONG = 2_000_000_000
+
+
+@hs.kernel
+def spin_copy(gate, values, out):
+    x = 0.0
+    for _ in range(gate[0]):
+        x = x * 0.5 + 1.0
+    for i in range(values.shape[0]):
+        for j in range(values.shape[1]):
+            out[i, j] = out[i, j] + values[i, j] + 0.0 * x
+
+
+@hs.kernel
+def blur_into(values, out):
+    for i in range(values.shape[0]):
+        for j in range(values.shape[1]):
+            out[i, j] += 0.1 * values[i, j]
+            out[out.shape[0] - 1, j] += 0.3 * values[i, j]
+
+
+@hs.kernel
+def first_of_each(values, out):
+    out[0] += values[0, 0] + 1
+
+
+@hs.kernel
+def fail_at(gate, values, out, at):
+    x = 0.0
+    for _ in range(gate[0]):
+        x = x * 0.5 + 1.0
+    if values[0, 0] == at:
+        raise ValueError("not this one")
+    out[0, 0] = x
+
+
+@pytest.fixture
+def values(tmp_path: Path) -> hs.Array:
+    numbers = np.random.default_rng(3).normal(size=(ROWS, COLUMNS))
+    return hs.from_array(numbers, scratch=tmp_path)
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[hs.Engine]:
+    with hs.Engine(workers=2, scratch=tmp_path, lock_dir=tmp_path / "locks") as engine:
+        yield engine
+    assert workers_of(os.getpid()) == []
+
+
+def gate_of(tmp_path: Path, turns: int) -> hs.Array:
+    return hs.from_array(np.array([turns]), scratch=tmp_path)
+
+
+def test_workers_that_map_far_more_than_300_mb_are_not_restarted(tmp_path, engine):
+    # loky takes mapped pages for a leak, and looks at most once a second.
+    values = hs.create(tmp_path / "values.npy", (600, 2**17), sparse=True)
+    assert values.nbytes > 600e6
+    out = hs.from_array(np.zeros(1), scratch=tmp_path)
+    engine.start()
+    before = workers_of(os.getpid())
+    deadline = time.monotonic() + 3.5
+
+    @hs.kernel
+    def read_all(values, out):
+        for i in range(values.shape[0]):
+            for j in range(0, values.shape[1], 512):
+                out[0] += values[i, j]
+
+    pids = set()
+    while time.monotonic() < deadline:
+        report = engine.run(read_all, values, hs.accumulate(out))
+        pids |= {span.worker for span in report.timeline}
+    assert out.item() == 0
+    assert pids <= set(before)
+    assert set(workers_of(os.getpid())) == set(before)
+
+
+def test_two_jobs_from_two_threads_at_once(tmp_path, engine, values):
+    outs = [hs.from_array(np.zeros((ROWS, COLUMNS)), scratch=tmp_path) for _ in range(4)]
+    gate = gate_of(tmp_path, 100_000)
+    with ThreadPoolExecutor(4) as threads:
+        jobs = [
+            threads.submit(
+                engine.run,
+                spin_copy,
+                hs.read(gate, whole=True),
+                values,
+                hs.update(out),
+                region=(1, None),
+            )
+            for out in outs
+        ]
+        reports = [job.result(timeout=60) for job in jobs]
+    for out, report in zip(outs, reports, strict=True):
+        assert report.regions == ROWS and report.retries == 0
+        np.testing.assert_array_equal(np.asarray(out), np.asarray(values))
+
+
+def test_a_job_survives_that_another_one_fails_on_the_same_engine(tmp_path, engine, values):
+    # The failing job has another region in a kernel that takes too long to be waited for: the
+    # workers are killed, and with them the other job's.
+    slow = gate_of(tmp_path, LONG)
+    out = hs.from_array(np.zeros((ROWS, COLUMNS)), scratch=tmp_path)
+    numbered = np.zeros((ROWS, COLUMNS))
+    numbered[1] = 1
+    flags = hs.from_array(numbered, scratch=tmp_path)
+    report = engine.run(
+        fail_at, gate_of(tmp_path, 0), flags, hs.write(out), -1.0, region=(1, None)
+    )
+    with ThreadPoolExecutor(2) as threads:
+        job = threads.submit(
+            engine.run,
+            spin_copy,
+            hs.read(slow, whole=True),
+            values,
+            hs.write(out),
+            region=(1, None),
+        )
+        wait_until(lambda: len(running(tmp_path)) == 2, "both workers are busy")
+        engine._pool.kill()
+        np.asarray(slow)[0] = 0
+        report = job.result(timeout=60)
+    assert report.retries == 2
+    np.testing.assert_array_equal(np.asarray(out), np.asarray(values))
+
+
+def test_a_failing_kernel_ends_the_job_at_once_and_leaves_the_engine_usable(
+    tmp_path, engine, values
+):
+    gate = gate_of(tmp_path, 0)
+    flags = np.zeros((ROWS, COLUMNS))
+    flags[5] = 1
+    out = hs.from_array(np.zeros((ROWS, COLUMNS)), scratch=tmp_path)
+    with pytest.raises(hs.KernelError, match=r"\[5:6, 0:32768\].*not this one"):
+        engine.run(
+            fail_at,
+            hs.read(gate, whole=True),
+            hs.from_array(flags, scratch=tmp_path),
+            hs.write(out),
+            1.0,
+            region=(1, None),
+        )
+    assert boards(tmp_path) == []
+    engine.run(spin_copy, hs.read(gate, whole=True), values, hs.write(out), region=(1, None))
+    np.testing.assert_array_equal(np.asarray(out), np.asarray(values))
+
+
+def test_closing_the_engine_under_a_job_is_an_error_that_says_so(tmp_path, values):
+    engine = hs.Engine(workers=2, scratch=tmp_path)
+    out = hs.from_array(np.zeros((ROWS, COLUMNS)), scratch=tmp_path)
+    gate = gate_of(tmp_path, LONG)
+    with ThreadPoolExecutor(1) as threads:
+        job = threads.submit(
+            engine.run, spin_copy, hs.read(gate, whole=True), values, hs.write(out)
+        )
+        wait_until(lambda: running(tmp_path), "a task begins")
+        engine.close()
+        with pytest.raises(hs.HyperslabError, match="closed while a job ran"):
+            job.result(timeout=30)
+    assert workers_of(os.getpid()) == []
+    with pytest.raises(hs.HyperslabError, match="closed: make a new"):
+        engine.run(spin_copy, gate, values, hs.write(out))
+
+
+def _in_child(engine: hs.Engine, values: hs.Array, out: hs.Array, pipe) -> None:
+    report = engine.run(blur_into, values, hs.accumulate(out, footprint=lambda region: region))
+    pipe.send((report.regions, workers_of(os.getpid()) != []))
+    engine.close()
+
+
+def test_an_engine_goes_on_in_a_forked_child_with_workers_of_its_own(tmp_path, engine, values):
+    out = hs.from_array(np.zeros((ROWS, COLUMNS)), scratch=tmp_path)
+    expected = hs.from_array(np.zeros((ROWS, COLUMNS)), scratch=tmp_path)
+    accumulate = {"footprint": lambda region: region}
+    engine.run(blur_into, values, hs.accumulate(expected, **accumulate))
+    before = workers_of(os.getpid())
+    here, there = get_context("fork").Pipe()
+    child = get_context("fork").Process(target=_in_child, args=(engine, values, out, there))
+    child.start()
+    assert here.poll(60)
+    assert here.recv() == (len(engine.plan(blur_into, values, hs.update(out)).grid), True)
+    child.join(30)
+    assert child.exitcode == 0
+    np.testing.assert_array_equal(np.asarray(out), np.asarray(expected))
+    # The parent's workers are the same as ever.
+    assert workers_of(os.getpid()) == before
+    engine.run(blur_into, values, hs.accumulate(out, **accumulate))
+    assert workers_of(os.getpid()) == before
+
+
+class RandomOrder(Executor):
+    """Two threads that take the tasks in an order nobody can foresee."""
+
+    def __init__(self, seed: int) -> None:
+        self._chance = random.Random(seed)
+        self._waiting: list = []
+        self._more = threading.Condition()
+        self._over = False
+        self._threads = [threading.Thread(target=self._work) for _ in range(2)]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, call, /, *args, **kwargs):
+        future: Future = Future()
+        with self._more:
+            self._waiting.append((future, call, args, kwargs))
+            self._more.notify()
+        return future
+
+    def _work(self) -> None:
+        while True:
+            with self._more:
+                while not self._waiting and not self._over:
+                    self._more.wait()
+                if not self._waiting:
+                    return
+                place = self._chance.randrange(len(self._waiting))
+                future, call, args, kwargs = self._waiting.pop(place)
+            future.set_result(call(*args, **kwargs))
+
+    def shutdown(self, wait=True, *, cancel_futures=False) -> None:
+        with self._more:
+            self._over = True
+            self._more.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+
+EXECUTORS = {
+    "serial": lambda: None,
+    "threads": lambda: ThreadPoolExecutor(3),
+    "processes": lambda: ProcessPoolExecutor(2, mp_context=get_context("spawn")),
+    "forked": lambda: ProcessPoolExecutor(2, mp_context=get_context("fork")),
+    "loky": lambda: loky.ProcessPoolExecutor(2, timeout=20),
+    "random": lambda: RandomOrder(5),
+}
+
+
+@pytest.fixture(scope="module")
+def ordered_case(tmp_path_factory) -> tuple[hs.Array, bytes]:
+    """Floats whose sum depends on the order, and the bits that the order of regions gives."""
+    scratch = tmp_path_factory.mktemp("ordered")
+    scales = 10.0 ** np.random.default_rng(1).integers(-12, 12, size=(ROWS, 2048))
+    values = hs.from_array(scales * np.random.default_rng(2).normal(size=(ROWS, 2048)))
+    with hs.Engine(executor="serial", scratch=scratch) as engine:
+        bits = _overlapping(engine, values)
+    backwards = np.asarray(values)[::-1].sum(axis=0)
+    assert backwards.tobytes() != np.asarray(values).sum(axis=0).tobytes()
+    return values, bits
+
+
+def _overlapping(engine: hs.Engine, values: hs.Array) -> bytes:
+    out = hs.from_array(np.zeros((ROWS + 1, 2048)))
+    report = engine.run(
+        blur_into,
+        values,
+        hs.accumulate(out, footprint=lambda region: (slice(region[0].start, None),)),
+        region=(2, None),
+    )
+    assert report.regions == ROWS // 2
+    return np.asarray(out).tobytes()
+
+
+@pytest.mark.parametrize("name", EXECUTORS)
+def test_every_executor_gives_the_same_bits_in_an_ordered_accumulation(
+    tmp_path, ordered_case, name
+):
+    values, expected = ordered_case
+    executor = EXECUTORS[name]()
+    try:
+        with hs.Engine(
+            workers=2, executor=executor, scratch=tmp_path, lock_dir=tmp_path / "locks"
+        ) as engine:
+            assert _overlapping(engine, values) == expected
+        if executor is not None:
+            # It is the caller's: used, not closed.
+            assert executor.submit(pow, 2, 5).result(timeout=20) == 32
+    finally:
+        if executor is not None:
+            executor.shutdown()
+
+
+@pytest.mark.parametrize("name", ["processes", "loky"])
+def test_a_foreign_pool_that_breaks_is_a_lost_worker(tmp_path, values, name):
+    gate = gate_of(tmp_path, LONG)
+    out = hs.from_array(np.zeros((ROWS, COLUMNS)), scratch=tmp_path)
+    executor = EXECUTORS[name]()
+    with hs.Engine(executor=executor, scratch=tmp_path) as engine, ThreadPoolExecutor(1) as thread:
+        job = thread.submit(
+            engine.run,
+            spin_copy,
+            hs.read(gate, whole=True),
+            values,
+            hs.write(out),
+            region=(1, None),
+        )
+        wait_until(lambda: len(running(tmp_path)) == 2, "both workers are busy")
+        os.kill(running(tmp_path)[0][0], signal.SIGKILL)
+        with pytest.raises(hs.WorkerLost, match="cannot be restarted from here") as caught:
+            job.result(timeout=30)
+        assert len(caught.value.regions) == 2
+    executor.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "words"),
+    [
+        ("The exit codes of the workers are {SIGKILL(-9)}", "SIGKILL", "memory ran out"),
+        ("The exit codes of the workers are {SIGKILL(-9), SIGSEGV(-11)}", "SIGSEGV", "boundscheck"),
+        ("The exit codes of the workers are {SIGBUS(-7)}", "SIGBUS", "truncated"),
+        ("The exit codes of the workers are {EXIT(3)}", None, "exit code 3"),
+        ("The Executor was shutdown with `kill_workers=True`", None, "another job"),
+        ("A process in the process pool was terminated abruptly", None, "not known"),
+    ],
+)
+def test_a_broken_pool_tells_what_killed_its_worker(text, name, words):
+    death = death_of(RuntimeError(text))
+    assert death.signal == name
+    assert words in death.cause
+
+
+def test_ctrl_c_waits_for_what_must_not_be_cut_in_half():
+    steps = []
+
+    def call() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.05)
+        steps.append("whole")
+
+    with pytest.raises(KeyboardInterrupt):
+        uninterrupted(call)
+    assert steps == ["whole"]
+    with pytest.raises(ZeroDivisionError):
+        uninterrupted(lambda: steps.append(1 // 0))
