@@ -35,6 +35,13 @@ one running does not leave the other workers idle for long."""
 SMALLEST_TASK = 256 * 2**10
 """Bytes below which a task is not worth sending."""
 
+SMALL_PARTS = 16
+"""Regions that a job gets at least, where they would not be smaller than a MiB: nobody knows how
+much a kernel computes for each byte, and a job of few bytes can be a long one."""
+
+SMALL_REGION = 2**20
+"""Bytes below which a region is not made smaller for that."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Cost:
@@ -167,15 +174,29 @@ def choose_region(
     Axes are filled from the one that is fastest in the primary array's file to the slowest
     until a target is met, so that regions are long contiguous runs.
     """
+    if primary is None:
+        return _equal_parts(domain, splittable)
     region = [1 if axis in splittable else max(n, 1) for axis, n in enumerate(domain)]
+    total = region_cost(accesses, tuple(max(n, 1) for n in domain)).touched
+    touched = min(max(total // SMALL_PARTS, SMALL_REGION), TOUCHED_TARGET)
     for axis in _fastest_first(domain, primary):
         if axis not in splittable or domain[axis] <= 1:
             continue
-        length = min(_largest(accesses, region, axis), domain[axis])
+        length = min(_largest(accesses, region, axis, touched), domain[axis])
         if length < domain[axis]:
             region[axis] = _even(length, domain[axis], _page_unit(primary, axis))
             break
         region[axis] = length
+    return tuple(region)
+
+
+def _equal_parts(domain: tuple[int, ...], splittable: frozenset[int]) -> tuple[int, ...]:
+    """Regions of a domain that no array follows: there are no bytes to go by, only work."""
+    region = [max(n, 1) for n in domain]
+    parts = TASKS
+    for axis in sorted(splittable):
+        region[axis] = max(1, -(-domain[axis] // parts))
+        parts = max(1, parts // max(domain[axis], 1))
     return tuple(region)
 
 
@@ -242,7 +263,9 @@ def choose_batch(
     count = len(grid)
     if count == 0:
         return 1
-    touched = max(region_cost(accesses, grid.region).touched, 1)
+    touched = region_cost(accesses, grid.region).touched
+    if touched == 0:
+        return 1 if footprints else -(-count // TASKS)
     target = min(max(touched * count // TASKS, SMALLEST_TASK), TASK_TARGET)
     # Merging a partial should cost little beside computing it.
     target = max(target, 4 * private)
@@ -278,7 +301,7 @@ def _fastest_first(domain: tuple[int, ...], primary: Access | None) -> list[int]
     return sorted(range(len(domain)), key=lambda axis: (distance[axis], -axis))
 
 
-def _largest(accesses: Sequence[Access], region: Sequence[int], axis: int) -> int:
+def _largest(accesses: Sequence[Access], region: Sequence[int], axis: int, touched: int) -> int:
     """The most elements along `axis` that keep a region below both targets."""
 
     def cost(length: int) -> _Cost:
@@ -290,7 +313,7 @@ def _largest(accesses: Sequence[Access], region: Sequence[int], axis: int) -> in
     one, two = cost(1), cost(2)
     best = 2**62
     for target, first, second in (
-        (TOUCHED_TARGET, one.touched, two.touched),
+        (touched, one.touched, two.touched),
         (BUFFERED_TARGET, one.buffered, two.buffered),
     ):
         step = second - first

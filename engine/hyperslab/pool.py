@@ -14,6 +14,8 @@ Three stand behind the seam: loky worker processes of the engine's own, this pro
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
+import multiprocessing.resource_tracker
 import os
 import re
 import signal
@@ -163,14 +165,12 @@ class LokyPool:
                 self._executor = self._spawn()
 
     def _spawn(self) -> Any:
-        from multiprocessing import resource_tracker
-
         import loky
 
         from hyperslab_workers.startup import BLOCKED, ENVIRONMENT, start_worker
 
         # Started before, because where it starts it unblocks the signals of its caller.
-        resource_tracker.ensure_running()
+        multiprocessing.resource_tracker.ensure_running()
         # Workers are born with these blocked: before start_worker() has run, a Ctrl-C that
         # reaches one would break the pool.
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED)
@@ -236,6 +236,9 @@ class LokyPool:
                 # A manager thread that died of a cancelled future is no reason to fail here.
                 with contextlib.suppress(BrokenExecutor, RuntimeError):
                     executor.shutdown(wait=True, kill_workers=True)
+                # loky does not wait for workers that it finds dead: without this they stay as
+                # zombies, each with its semaphore, until the program ends.
+                multiprocessing.active_children()
                 self._sweep_locks()
 
     def _sweep_locks(self) -> None:
@@ -258,19 +261,27 @@ def uninterrupted(call: Callable[[], None]) -> None:
         call()
         return
     failed: list[BaseException] = []
+    claim, over = threading.Lock(), threading.Event()
 
     def run() -> None:
-        try:
-            call()
-        except BaseException as error:
-            failed.append(error)
+        if claim.acquire(blocking=False):
+            try:
+                call()
+            except BaseException as error:
+                failed.append(error)
+            finally:
+                over.set()
 
-    thread = threading.Thread(target=run, name="hyperslab-pool")
     interrupted: KeyboardInterrupt | None = None
-    thread.start()
-    while thread.is_alive():
+    try:
+        threading.Thread(target=run, name="hyperslab-pool").start()
+    except KeyboardInterrupt as error:
+        if claim.acquire(blocking=False):
+            raise  # The call has not begun, and now never will.
+        interrupted = error
+    while not over.is_set():
         try:
-            thread.join()
+            over.wait()
         except KeyboardInterrupt as error:
             interrupted = error
     if interrupted is not None:

@@ -22,7 +22,7 @@ from contender import CONTENDERS, Contender
 from memory import Peak, Watch, cached_share, evict, warm
 from workloads import WORKLOADS, Inputs, Workload
 
-__all__ = ["Times", "median_ratio", "race"]
+__all__ = ["Ratios", "Times", "race", "ratios"]
 
 
 @dataclass(slots=True)
@@ -41,10 +41,28 @@ class Times:
         return statistics.median(self.seconds)
 
 
-def median_ratio(ours: Times, theirs: Times) -> float:
-    """How many times as long they took: the median over rounds."""
+@dataclass(frozen=True, slots=True)
+class Ratios:
+    """How many times as long somebody else took, round by round."""
+
+    low: float
+    """First quartile; of less than four rounds the smallest."""
+
+    median: float
+    """The figure to believe."""
+
+    high: float
+    """Third quartile; of less than four rounds the largest."""
+
+
+def ratios(ours: Times, theirs: Times) -> Ratios:
+    """The other's time by our own, within each round."""
     pairs = zip(ours.seconds, theirs.seconds, strict=True)
-    return statistics.median(other / own for own, other in pairs)
+    found = sorted(other / own for own, other in pairs)
+    low, high = found[0], found[-1]
+    if len(found) >= 4:
+        low, _, high = statistics.quantiles(found, n=4)
+    return Ratios(low, statistics.median(found), high)
 
 
 class Process:

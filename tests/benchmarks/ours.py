@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 
 import numpy as np
 from workloads import BINS, COLDEST, WARMEST, Code, Inputs

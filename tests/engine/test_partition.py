@@ -173,8 +173,21 @@ def test_large_regions_begin_on_a_page():
     assert BUFFERED_TARGET // 2 < length * 4 <= BUFFERED_TARGET
 
 
-def test_without_any_array_that_follows_the_domain_is_one_region():
-    assert choose_region((10, 0, 7), [], frozenset({0, 1, 2}), None) == (10, 1, 7)
+def test_a_domain_that_no_array_follows_is_split_all_the_same():
+    """Work can be large where the arrays that say so are shown whole, or not at all."""
+    assert choose_region((640, 7), [], frozenset({0, 1}), None) == (10, 7)
+    assert choose_region((10, 0, 70), [], frozenset({0, 1, 2}), None) == (1, 1, 12)
+    assert choose_region((10, 70), [], frozenset({1}), None) == (10, 2)
+    grid = Grid((640, 7), (10, 7))
+    assert choose_batch(grid, []) == 1
+    assert choose_batch(Grid((640,), (1,)), []) == 10
+
+
+def test_a_small_job_has_work_for_several_workers():
+    domain = (300, 36, 72)
+    a = access(virtual(domain, "f4"))
+    region = choose_region(domain, [a], frozenset({0, 1, 2}), a)
+    assert len(Grid(domain, region)) == 3
 
 
 @given(st.data())

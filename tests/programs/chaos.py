@@ -73,7 +73,13 @@ def semaphores(pid: int) -> list[str]:
 class Program:
     """A Python program in a process group of its own, and all that it may leave behind."""
 
-    def __init__(self, directory: Path, *arguments: object, stdin: str | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *arguments: object,
+        stdin: str | None = None,
+        wait: bool = False,
+    ) -> None:
         self.scratch = directory / "scratch"
         self.locks = directory / "locks"
         self.other = self.scratch / "other"
@@ -102,7 +108,7 @@ class Program:
                 "PYTHONWARNINGS": "error",
                 "PYTHONFAULTHANDLER": "1",
             },
-            stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
+            stdin=subprocess.PIPE if stdin is not None or wait else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -117,6 +123,11 @@ class Program:
     def line(self) -> str:
         """The next line that it prints."""
         return self.process.stdout.readline().strip()
+
+    def go_on(self) -> None:
+        """Let a program go on that waits for a line."""
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
 
     def wait_running(self) -> None:
         """Wait until a kernel is at work in it."""
