@@ -93,44 +93,50 @@ class _Bar:
 
 
 class _Lines:
-    """Log lines, through :mod:`logging` so that a batch script decides where they go."""
+    """Log lines, through :mod:`logging` so that a batch script decides where they go.
 
-    def __init__(self, name: str, regions: int, size: int, *, patience: float) -> None:
+    One every ten seconds, and one at the end of a job that was not short: a script of many
+    jobs is to have a line for each and not a page.
+    """
+
+    def __init__(self, name: str, regions: int, size: int, *, at_once: bool) -> None:
         self._name = name
         self._regions = regions
         self._size = size
-        self._patience = patience
+        self._wait = 0.0 if at_once else _LOG_EVERY
+        self._patience = 0.0 if at_once else _PATIENCE
         self._started: float | None = None
         self._next = 0.0
-        self._shown = False
+        self._done = 0
 
     def update(self, regions: int) -> None:
         now = time.monotonic()
+        self._done = regions
         if self._started is None:
             # The clock starts with the first task: compiling is not progress.
-            self._started, self._next = now, now + self._patience
-        if now < self._next:
-            return
-        self._next = now + _LOG_EVERY
-        if not self._shown:
-            self._shown = True
-            _ensure_handler()
-        elapsed = max(now - self._started, 1e-9)
-        done = regions / max(self._regions, 1)
-        left = f"{elapsed * (1 - done) / done:.0f} s left" if done else "time left unknown"
-        _log.info(
-            "%s: %d of %d regions (%.0f %%), %s/s, %s",
-            self._name,
-            regions,
-            self._regions,
-            100 * done,
-            human_bytes(done * self._size / elapsed),
-            left,
-        )
+            self._started, self._next = now, now + self._wait
+        if now >= self._next:
+            self._next = now + _LOG_EVERY
+            self._say(now - self._started, "in")
 
     def close(self) -> None:
-        if self._started is not None and self._shown:
-            _log.info("%s: over after %.1f s", self._name, time.monotonic() - self._started)
+        if self._started is None:
+            return
+        elapsed = time.monotonic() - self._started
+        if elapsed >= self._patience:
+            self._say(elapsed, "all in" if self._done >= self._regions else "stopped after")
+
+    def _say(self, elapsed: float, when: str) -> None:
+        _ensure_handler()
+        done = self._done / self._regions if self._regions else 1.0
+        rate = f"{human_bytes(done * self._size / max(elapsed, 1e-9))}/s"
+        left = ""
+        if when == "in":
+            left = f", {elapsed * (1 - done) / done:.0f} s left" if done else ", time left unknown"
+        _log.info(
+            "%s: %d of %d regions (%.0f %%) %s %.1f s, %s%s",
+            *(self._name, self._done, self._regions, 100 * done, when, elapsed, rate, left),
+        )
 
 
 def make_progress(wanted: Progress, name: str, regions: int, size: int) -> ProgressDisplay:
@@ -147,12 +153,11 @@ def make_progress(wanted: Progress, name: str, regions: int, size: int) -> Progr
     """
     if wanted is False:
         return _Silent()
-    patience = 0.0 if wanted is True else _PATIENCE
     # On a dumb terminal rich draws nothing at all.
     dumb = os.environ.get("TERM") in ("dumb", "unknown")
     if sys.stderr is not None and sys.stderr.isatty() and not dumb:
-        return _Bar(name, regions, size, patience=patience)
-    return _Lines(name, regions, size, patience=patience)
+        return _Bar(name, regions, size, patience=0.0 if wanted is True else _PATIENCE)
+    return _Lines(name, regions, size, at_once=wanted is True)
 
 
 def _ensure_handler() -> None:

@@ -69,19 +69,29 @@ def test_a_short_job_says_nothing(clock, lines):
 
 def test_a_long_job_says_every_ten_seconds_how_far_it_is(clock, lines):
     display = make_progress("auto", "anomaly", 200, 8 * 10**9)
-    run(display, clock, [(0, 0), (1, 10), (5, 90), (5, 100), (1, 190)])
+    run(display, clock, [(0, 0), (1, 10), (9, 100), (9, 190), (1, 200)])
     assert lines() == [
-        "anomaly: 10 of 200 regions (5 %), 400 MB/s, 19 s left",
-        "anomaly: 100 of 200 regions (50 %), 364 MB/s, 11 s left",
-        "anomaly: over after 12.0 s",
+        "anomaly: 100 of 200 regions (50 %) in 10.0 s, 400 MB/s, 10 s left",
+        "anomaly: 200 of 200 regions (100 %) in 20.0 s, 400 MB/s, 0 s left",
+        "anomaly: 200 of 200 regions (100 %) all in 20.0 s, 400 MB/s",
     ]
+
+
+def test_a_job_of_more_than_half_a_second_has_one_line(clock, lines):
+    run(make_progress("auto", "k", 10, 3 * 10**9), clock, [(0, 0), (0.5, 4), (0.5, 10)])
+    assert lines() == ["k: 10 of 10 regions (100 %) all in 1.0 s, 3 GB/s"]
+
+
+def test_a_job_that_ended_early_says_so(clock, lines):
+    run(make_progress("auto", "k", 10, 10**9), clock, [(0, 0), (1, 5)])
+    assert lines() == ["k: 5 of 10 regions (50 %) stopped after 1.0 s, 500 MB/s"]
 
 
 def test_true_speaks_at_once_and_divides_by_no_zero(clock, lines):
     run(make_progress(True, "k", 0, 0), clock, [(0, 0)])
     assert lines() == [
-        "k: 0 of 0 regions (0 %), 0 B/s, time left unknown",
-        "k: over after 0.0 s",
+        "k: 0 of 0 regions (100 %) in 0.0 s, 0 B/s, 0 s left",
+        "k: 0 of 0 regions (100 %) all in 0.0 s, 0 B/s",
     ]
 
 
@@ -119,7 +129,7 @@ def test_a_terminal_gets_a_bar_with_regions(terminal):
 def test_a_terminal_that_cannot_draw_gets_lines(clock, lines, terminal):
     terminal("dumb")
     run(make_progress(True, "k", 4, 8), clock, [(0, 0), (1, 4)])
-    assert lines()[-1] == "k: over after 1.0 s"
+    assert lines()[-1] == "k: 4 of 4 regions (100 %) all in 1.0 s, 8 B/s"
 
 
 def test_a_short_job_leaves_the_terminal_alone(terminal):
@@ -134,4 +144,4 @@ def test_a_short_job_leaves_the_terminal_alone(terminal):
 def test_a_program_without_stderr_is_served_too(clock, lines, monkeypatch):
     monkeypatch.setattr(sys, "stderr", None)
     run(make_progress(True, "k", 4, 8), clock, [(0, 0), (1, 4)])
-    assert lines()[-1] == "k: over after 1.0 s"
+    assert lines()[-1] == "k: 4 of 4 regions (100 %) all in 1.0 s, 8 B/s"
