@@ -22,7 +22,6 @@ from hyperslab.progress import make_progress
 from hyperslab.report import Report
 from hyperslab.session import session_directory
 from hyperslab.settings import Progress, Settings
-from hyperslab_workers.access import Placement
 
 __all__ = ["Engine", "default_engine", "plan", "run"]
 
@@ -141,7 +140,6 @@ class Engine:
     def _drive(self, job: Plan, *, progress: Progress | None = None) -> Report:
         pool = self._ready_pool()
         session = session_directory(self._settings.scratch)
-        _lock_roots.update(_roots(job))
         display = make_progress(
             self._settings.progress if progress is None else progress,
             job.kernel.name,
@@ -176,7 +174,7 @@ class Engine:
             pool, self._pool = self._pool, None
         if pool is not None:
             pool.close()
-            _sweep_locks()
+            _lock_roots.update(pool.lock_roots)
 
     def __enter__(self) -> Engine:
         return self
@@ -191,34 +189,10 @@ class Engine:
 
 
 _open_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
-_lock_roots: set[str] = set()
+_lock_roots: set[str | None] = set()
 _inherited: list[Pool | None] = []
 _default: Engine | None = None
 _default_lock = threading.Lock()
-
-
-def _roots(job: Plan) -> set[str]:
-    """Where the locks lie that a job may take."""
-    locked = [
-        access.array
-        for access in job.accesses
-        if access.array.shared or access.placement in (Placement.MERGE, Placement.DIRECT)
-    ]
-    if not locked:
-        return set()
-    from hyperslab_workers.locks import lock_for
-
-    directories = [lock_for(array, job.settings.lock_dir).directory for array in locked]
-    return {os.path.dirname(directory) for directory in directories}
-
-
-def _sweep_locks() -> None:
-    """Remove the lock directories that killed workers could not: those nobody uses."""
-    if _lock_roots:
-        from hyperslab_workers.locks import sweep
-
-        for root in _lock_roots:
-            sweep(root)
 
 
 def default_engine() -> Engine:
@@ -308,8 +282,12 @@ def plan(
 def _close_all() -> None:
     for engine in list(_open_engines):
         engine.close()
-    # Once more: processes of a foreign executor have ended by now.
-    _sweep_locks()
+    # Processes of a foreign executor have ended by now, most kinds without any farewell.
+    if _lock_roots:
+        from hyperslab_workers.locks import sweep
+
+        for root in _lock_roots:
+            sweep(root)
     # What is alive now stays so until the process ends; collecting what Numba leaves behind
     # costs up to 0.3 s and frees nothing that the system would not free faster.
     gc.freeze()

@@ -162,8 +162,14 @@ def _job_directory(session: Path) -> Iterator[Path]:
     try:
         yield directory
     finally:
+        # Not by rmtree at once, which takes as long as launching the job did.
+        with contextlib.suppress(OSError):
+            for path in directory.iterdir():
+                path.unlink()
+            directory.rmdir()
         # Should a thread of a foreign pool leave a last partial there, it goes with the session.
-        shutil.rmtree(directory, ignore_errors=True)
+        if directory.exists():
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 @dataclass(slots=True)

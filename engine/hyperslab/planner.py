@@ -133,7 +133,13 @@ def build(
         ),
         equal_lengths=equal_lengths(complete, len(domain)),
         grid=grid,
-        batch=partition.choose_batch(grid, accesses, footprints, private),
+        batch=partition.choose_batch(
+            grid,
+            accesses,
+            workers=settings.workers,
+            footprints=footprints,
+            private=private,
+        ),
         buffer_orders=orders,
         ordered=any(
             a.placement in (Placement.MERGE, Placement.DIRECT)

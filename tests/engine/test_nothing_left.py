@@ -31,6 +31,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Program]]:
         ("shared", 0, ""),
         ("footprint", 0, ""),
         ("forked", 0, ""),
+        ("foreign_processes", 0, ""),
+        ("abandoned_engine", 0, ""),
         ("kernel_error", 3, ""),
         ("uncaught_kernel_error", 1, "hyperslab.KernelError"),
         ("plan_error", 1, "hyperslab.PlanError"),

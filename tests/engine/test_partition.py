@@ -179,8 +179,9 @@ def test_a_domain_that_no_array_follows_is_split_all_the_same():
     assert choose_region((10, 0, 70), [], frozenset({0, 1, 2}), None) == (1, 1, 12)
     assert choose_region((10, 70), [], frozenset({1}), None) == (10, 2)
     grid = Grid((640, 7), (10, 7))
-    assert choose_batch(grid, []) == 1
-    assert choose_batch(Grid((640,), (1,)), []) == 10
+    assert choose_batch(grid, [], workers=8) == 2
+    assert choose_batch(grid, [], workers=8, private=100) == 1
+    assert choose_batch(Grid((640,), (1,)), [], workers=1, private=100) == 10
 
 
 def test_a_small_job_has_work_for_several_workers():
@@ -247,11 +248,13 @@ def test_the_way_out_works():
     assert checked_region(repaired, (40, 50), frozenset({0})) == (8, 50)
 
 
-@given(jobs(), st.integers(0, 3), st.integers(0, 2**30))
-def test_a_batch_is_within_the_grid_and_its_boxes_within_a_message(job, footprints, private):
+@given(jobs(), st.integers(1, 300), st.integers(0, 3), st.integers(0, 2**30))
+def test_a_batch_is_within_the_grid_and_its_boxes_within_a_message(
+    job, workers, footprints, private
+):
     domain, accesses = job
     grid = Grid(domain, choose_region(domain, accesses, split_axes(domain, accesses), accesses[0]))
-    batch = choose_batch(grid, accesses, footprints, private)
+    batch = choose_batch(grid, accesses, workers=workers, footprints=footprints, private=private)
     assert 1 <= batch <= max(len(grid), 1)
     assert batch == 1 or batch * footprints <= 16
     touched = region_cost(accesses, grid.region).touched
@@ -259,10 +262,13 @@ def test_a_batch_is_within_the_grid_and_its_boxes_within_a_message(job, footprin
 
 
 def test_small_regions_are_batched_and_large_ones_are_not():
-    def batch(shape, region, private=0):
-        return choose_batch(Grid(shape, region), [access(virtual(shape))], 0, private)
+    def batch(shape, region, private=0, workers=2):
+        grid = Grid(shape, region)
+        return choose_batch(grid, [access(virtual(shape))], workers=workers, private=private)
 
-    assert batch((10**6,), (1000,)) == 65  # 256 KiB of 4 kB
+    assert batch((10**6,), (1000,), private=1) == 65  # 256 KiB of 4 kB
+    assert batch((10**6,), (1000,), workers=100) == 65
+    assert batch((10**6,), (1000,)) == 125  # four for each worker
     assert batch((10**10,), (8 * 2**20,)) == 1
     assert batch((10**10,), (2**18,)) == 32
     assert batch((10**10,), (2**18,), private=2**26) == 256
@@ -277,7 +283,7 @@ def test_what_is_private_does_not_move_the_batch_by_its_placement():
         counts = access(
             virtual((1000,), "i8"), Privilege.ACCUMULATE, (None,), op="add", placement=placement
         )
-        return choose_batch(grid, [t, counts], 0, counts.array.nbytes)
+        return choose_batch(grid, [t, counts], workers=2, private=counts.array.nbytes)
 
     assert batch(Placement.PRIVATE) == batch(Placement.DIRECT)
 

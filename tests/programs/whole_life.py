@@ -53,6 +53,23 @@ def footprint():
     hs.run(add_one, values, hs.accumulate(out, footprint=lambda region: region))
 
 
+def foreign_processes():
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    values, out = arrays(shared=True)
+    executor = ProcessPoolExecutor(2, mp_context=get_context("spawn"))
+    with hs.Engine(executor=executor) as engine:
+        engine.run(add_one, values, hs.update(out))
+
+
+def abandoned_engine():
+    values, out = arrays(shared=True)
+    engine = hs.Engine()
+    engine.run(add_one, values, hs.update(out))
+    del engine
+
+
 def kernel_error():
     values, out = arrays()
     try:
