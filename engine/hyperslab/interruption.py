@@ -30,9 +30,7 @@ def exit_as_interrupted_if_uncaught() -> None:
     _armed = True
     previous = sys.excepthook
 
-    def hook(
-        kind: type[BaseException], error: BaseException, trace: TracebackType | None
-    ) -> None:
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         global _uncaught
         _uncaught = issubclass(kind, JobInterrupted)
         previous(kind, error, trace)

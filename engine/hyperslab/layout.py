@@ -1,20 +1,25 @@
 """Memory layouts: what a kernel's arguments look like to the compiler.
 
-A contiguous array lets the compiler use vector instructions freely, a strided one runs at half
-the speed on small blocks. One signature has to serve all regions of a job, so an argument
-counts as contiguous where the view of every kind of region is.
+The compiler uses vector instructions along an axis whose elements it knows to be neighbours in
+memory: the last of an array in C order, the first of one in Fortran order, and of a view that is
+not contiguous as a whole, such as a band of latitudes, the axis that is named to it. One signature
+has to serve all regions of a job, so an argument counts as contiguous, or an axis as one of
+neighbours, where it is in the view of every kind of region.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
+
+import numpy as np
 
 from hyperslab import partition
 from hyperslab_workers.access import Access, Placement, Privilege
 from hyperslab_workers.box import Box, Grid
 from hyperslab_workers.kernel import ArgumentType, ArrayType, TupleType, type_of
+from hyperslab_workers.kernel.types import longest_axis, unit_axes
 from hyperslab_workers.reduction import is_exact
 from hyperslab_workers.task import Argument, Origin, Value
 
@@ -38,30 +43,52 @@ def argument_type(argument: Argument, order: Literal["C", "F"], grid: Grid) -> A
         kind = type_of(argument.value)
         return dataclasses.replace(kind, mutable=False) if isinstance(kind, ArrayType) else kind
     array = argument.array
-    orders = {"C", "F"}
+    itemsize = array.dtype.itemsize
+    orders, units = {"C", "F"}, set(range(array.ndim))
+    longest = (0,) * array.ndim
     for region in partition.representatives(grid) if len(grid) else ():
         box = argument.box(region)
-        outside = not Box.of_shape(array.shape).contains(box)
-        copied = (argument.has_halo and outside) or not array.aligned
-        if argument.privilege is Privilege.READ and not copied:
-            orders &= _orders(box.shape, array.strides, array.dtype.itemsize)
-        elif argument.placement in (Placement.DIRECT, Placement.PRIVATE):
-            # Of integers the budget decides between the two, and it must not change the machine
-            # code: that of another layout may round other arguments differently.
-            either = is_exact(array.dtype)
-            if either or argument.placement is Placement.DIRECT:
-                orders &= _orders(array.shape, array.strides, array.dtype.itemsize)
-            if either or argument.placement is Placement.PRIVATE:
-                orders &= _own_orders(box, "C")
-        else:
-            orders &= _own_orders(box, order)
-    layout = "C" if "C" in orders else "F" if "F" in orders else "A"
-    return ArrayType(array.dtype, array.ndim, layout, argument.privilege is not Privilege.READ)
+        longest = tuple(map(max, longest, box.shape))
+        for strides in _strides_seen(argument, box, order):
+            orders &= _orders(box.shape, strides, itemsize)
+            units &= unit_axes(box.shape, strides, itemsize)
+    mutable = argument.privilege is not Privilege.READ
+    if orders:
+        return ArrayType(array.dtype, array.ndim, "C" if "C" in orders else "F", mutable)
+    return ArrayType(array.dtype, array.ndim, "A", mutable, longest_axis(units, longest))
 
 
-def _own_orders(box: Box, order: str) -> set[str]:
-    """The memory orders in which a buffer of that order is contiguous."""
-    return {order} if sum(n > 1 for n in box.shape) > 1 else {"C", "F"}
+def _strides_seen(
+    access: Access, box: Box, order: Literal["C", "F"]
+) -> Iterator[tuple[int, ...]]:
+    """The strides that the kernel may see at that box: the file's, or a private copy's."""
+    array = access.array
+    outside = not Box.of_shape(array.shape).contains(box)
+    copied = (access.has_halo and outside) or not array.aligned
+    if access.privilege is Privilege.READ and not copied:
+        yield array.strides
+    elif access.placement in (Placement.DIRECT, Placement.PRIVATE):
+        # Of integers the budget decides between the two, and it must not change the machine
+        # code: that of another layout may round other arguments differently.
+        either = is_exact(array.dtype)
+        if either or access.placement is Placement.DIRECT:
+            yield array.strides
+        if either or access.placement is Placement.PRIVATE:
+            yield _contiguous(box.shape, array.dtype.itemsize, "C")
+    else:
+        yield _contiguous(box.shape, array.dtype.itemsize, order)
+
+
+def _contiguous(
+    shape: tuple[int, ...], itemsize: int, order: Literal["C", "F"]
+) -> tuple[int, ...]:
+    """The strides of a buffer in that memory order."""
+    axes = range(len(shape)) if order == "F" else range(len(shape) - 1, -1, -1)
+    strides, step = [0] * len(shape), itemsize
+    for axis in axes:
+        strides[axis] = step
+        step *= shape[axis]
+    return tuple(strides)
 
 
 def _orders(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> set[str]:
@@ -81,26 +108,36 @@ def _orders(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> 
 
 
 def equal_lengths(
-    arguments: Sequence[Argument], domain_axes: int
+    arguments: Sequence[Argument], domain_axes: int, grid: Grid | None = None
 ) -> tuple[tuple[tuple[int, int, int], ...], ...]:
     """The axes of arguments that are equally long in every region.
 
     Groups of (argument, axis, delta) whose ``shape[axis] - delta`` agree, delta being the halo.
     Told to the compiler, they let it see that an index within one array is within the others,
-    so that bounds checks cost nothing where they cannot fail.
+    so that bounds checks cost nothing where they cannot fail. A check that stays behind an
+    ``if`` costs more than itself: the loop must branch where it would have computed both sides
+    and chosen, which on unpredictable data is some twenty times slower.
+
+    Axes agree that follow one domain axis, or that have one length in all regions: those shown
+    whole and, where the grid is given, those that follow a domain axis it does not split. So a
+    file read in slabs of time agrees with what is accumulated for each place.
     """
-    groups = []
-    for followed in range(domain_axes):
-        group = tuple(
-            (position, axis, before + after)
-            for position, argument in enumerate(arguments)
-            if isinstance(argument, Access)
-            for axis, (of, (before, after)) in enumerate(
-                zip(argument.axes, argument.halo, strict=True)
-            )
-            # A clipped halo is shorter at the edges.
-            if of == followed and (argument.boundary != "clip" or not before + after)
-        )
-        if len(group) > 1:
-            groups.append(group)
-    return tuple(groups)
+    split = [grid is None or grid.counts[axis] > 1 for axis in range(domain_axes)]
+    groups: dict[tuple[str, int], list[tuple[int, int, int]]] = {}
+    for position, argument in enumerate(arguments):
+        if isinstance(argument, Value) and isinstance(argument.value, np.ndarray):
+            for axis, length in enumerate(argument.value.shape):
+                groups.setdefault(("constant", length), []).append((position, axis, 0))
+        # Of an argument with a footprint only the user's function knows the shape.
+        if not isinstance(argument, Access) or argument.placement is Placement.MERGE:
+            continue
+        clip = argument.boundary == "clip"
+        for axis, (of, (before, after)) in enumerate(
+            zip(argument.axes, argument.halo, strict=True)
+        ):
+            if of is None or not split[of]:
+                key, delta = ("constant", argument.array.shape[axis]), before + after
+                groups.setdefault(key, []).append((position, axis, 0 if clip else delta))
+            elif not (clip and before + after):  # a clipped halo is shorter at the edges
+                groups.setdefault(("domain", of), []).append((position, axis, before + after))
+    return tuple(tuple(group) for group in groups.values() if len(group) > 1)

@@ -20,7 +20,7 @@ import threading
 from pathlib import Path
 
 from hyperslab.errors import ArrayFileError
-from hyperslab_workers.startup import SESSIONS
+from hyperslab_workers.startup import SESSIONS, remove_semaphores
 
 __all__ = ["session_directory"]
 
@@ -70,6 +70,7 @@ def session_directory(scratch: str | os.PathLike[str] | None = None) -> Path:
             fresh = directory / f"{_OWNER}.new"
             owner = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(owner, fcntl.LOCK_EX)
+            os.write(owner, b"%d\n" % os.getpid())
             fresh.rename(directory / _OWNER)
         except OSError as error:
             shutil.rmtree(directory, ignore_errors=True)
@@ -104,6 +105,9 @@ def _sweep(root: str) -> None:
                 fd = os.open(directory / _OWNER, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
                 try:
                     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    pid = int(os.read(fd, 20) or 0)
+                    if pid and not Path(f"/proc/{pid}").exists():
+                        remove_semaphores(pid)
                     shutil.rmtree(directory, ignore_errors=True)
                 finally:
                     os.close(fd)

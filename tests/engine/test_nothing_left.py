@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from chaos import Program
+from chaos import Program, semaphores
 
 
 @pytest.fixture
@@ -90,6 +90,7 @@ def test_what_was_killed_with_all_its_workers_is_swept_by_the_next_program(start
     assert list(program.scratch.glob("hyperslab-session-*"))
     following = start("whole_life.py", "shared")
     assert following.end()[0] == 0
+    assert semaphores(program.pid) == []
     following.assert_nothing_left()
 
 

@@ -128,9 +128,7 @@ def test_a_job_survives_that_another_one_fails_on_the_same_engine(tmp_path, engi
     numbered = np.zeros((ROWS, COLUMNS))
     numbered[1] = 1
     flags = hs.from_array(numbered, scratch=tmp_path)
-    report = engine.run(
-        fail_at, gate_of(tmp_path, 0), flags, hs.write(out), -1.0, region=(1, None)
-    )
+    report = engine.run(fail_at, gate_of(tmp_path, 0), flags, hs.write(out), -1.0, region=(1, None))
     with ThreadPoolExecutor(2) as threads:
         job = threads.submit(
             engine.run,

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from hyperslab_workers.board import IDLE, Board
+from hyperslab_workers.board import RUNNING, WRITING, Board
 
 PROGRAMS = Path(__file__).parent
 
@@ -42,13 +42,13 @@ def boards(scratch: Path) -> list[Board]:
 
 
 def running(scratch: Path) -> list[tuple[int, int]]:
-    """Worker and region of every task that has begun."""
+    """Worker and region of every task at work."""
     rows = []
     for board in boards(scratch):
-        for slot in range(len(board._slots)):
+        for slot in range(board.slots):
             state, region, _ = board.state(slot)
-            if state != IDLE:
-                rows.append((int(board._slots[slot, 2]), region))
+            if state in (RUNNING, WRITING):
+                rows.append((board.worker(slot), region))
     return rows
 
 

@@ -38,7 +38,7 @@ def footprint(engine, a, times):
 def private(engine, a, times):
     ones = hs.from_array(np.ones(a.shape))
     for _ in range(times):
-        engine.run(add_ones, ones, hs.accumulate(a))
+        engine.run(add_ones, ones, hs.accumulate(a), region=a.shape)
 
 
 def by_hand(engine, a, times):

@@ -84,7 +84,7 @@ def uncaught_kernel_error():
 
 
 def plan_error():
-    values, out = arrays()
+    _, out = arrays()
     hs.run(add_one, hs.read(out, halo=1), hs.update(out))
 
 
@@ -112,9 +112,9 @@ def forked():
 def compiling():
     # As many operations as keep LLVM busy for a while.
     body = "\n".join(f"        x = x * {i}.5 + np.sin(x + {i})" for i in range(600))
-    source = f"def slow(values, out):\n    for i in range(out.shape[0]):\n        x = values[i]\n{body}\n        out[i] = x\n"
+    loop = f"    for i in range(out.shape[0]):\n        x = values[i]\n{body}\n        out[i] = x\n"
     with open("slow_kernel.py", "w") as file:
-        file.write(f"import numpy as np\n{source}")
+        file.write(f"import numpy as np\n\n\ndef slow(values, out):\n{loop}")
     sys.path.insert(0, os.getcwd())
     from slow_kernel import slow
 

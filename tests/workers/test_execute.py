@@ -196,9 +196,7 @@ def test_a_task_of_a_job_that_was_called_off_touches_nothing(bench):
 def test_a_region_computed_when_its_job_is_called_off_is_not_written(bench):
     gate = hs.create(bench.directory / "gate.npy", 1, int)
     gate[...] = 50_000_000
-    task = bench.job(
-        spin_twice, hs.read(gate, whole=True), bench.values, hs.write(bench.out)
-    )
+    task = bench.job(spin_twice, hs.read(gate, whole=True), bench.values, hs.write(bench.out))
     thread, outcomes = in_thread(task())
     wait_until(lambda: bench.board.state(0)[0] == RUNNING, "the task begins")
     bench.board.abort()

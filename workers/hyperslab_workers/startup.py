@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
 
-__all__ = ["BLOCKED", "ENVIRONMENT", "SESSIONS", "start_worker"]
+__all__ = ["BLOCKED", "ENVIRONMENT", "SESSIONS", "remove_semaphores", "start_worker"]
 
 SESSIONS = "sessions"
 """File in a scratch directory that lists all scratch directories of its process."""
@@ -119,11 +119,18 @@ def _tidy(coordinator: int, session: str) -> None:
     """Remove what the dead coordinator would have removed."""
     for directory in _sessions(session):
         shutil.rmtree(directory, ignore_errors=True)
-    # loky's own tracker removes them too, unless it was killed with the coordinator.
+    remove_semaphores(coordinator)
+    _release_locks()
+
+
+def remove_semaphores(coordinator: int) -> None:
+    """Remove the semaphores of a dead process's pools.
+
+    loky's resource tracker does so too, unless it was killed with that process.
+    """
     for semaphore in Path("/dev/shm").glob(f"sem.loky-{coordinator}-*"):
         with contextlib.suppress(OSError):
             semaphore.unlink()
-    _release_locks()
 
 
 def _sessions(session: str) -> list[str]:

@@ -13,7 +13,7 @@ from types import FunctionType
 from typing import Any
 
 from hyperslab.compiler.kernel import Kernel
-from hyperslab.compiler.signature import EqualShapes, check_types, numba_type
+from hyperslab.compiler.signature import EqualShapes, check_types, numba_type, unit_strides
 from hyperslab.errors import KernelError
 from hyperslab_workers.kernel import (
     FORMAT,
@@ -183,8 +183,9 @@ def _compile(
 
     signature = tuple(numba_type(declared) for declared in types)
     snapshot = Snapshot(kernel, jit)
-    function = snapshot.copy(f"{signature} {sorted(kernel.options.items())} {equal_shapes}")
-    options = {"nogil": True, "pipeline_class": pipeline(equal_shapes), **kernel.options}
+    unit = unit_strides(types)
+    function = snapshot.copy(f"{signature} {sorted(kernel.options.items())} {equal_shapes} {unit}")
+    options = {"nogil": True, "pipeline_class": pipeline(equal_shapes, unit), **kernel.options}
 
     def build(**more: bool) -> tuple[Any, Machine]:
         dispatcher = numba.njit(**options, **more)(function)

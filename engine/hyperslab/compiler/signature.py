@@ -9,10 +9,21 @@ import numpy as np
 from hyperslab.errors import KernelError
 from hyperslab_workers.kernel import ArgumentType, ArrayType, TupleType
 
-__all__ = ["EqualShapes", "check_dtype", "check_types", "describe", "numba_type"]
+__all__ = [
+    "EqualShapes",
+    "UnitStrides",
+    "check_dtype",
+    "check_types",
+    "describe",
+    "numba_type",
+    "unit_strides",
+]
 
 EqualShapes = tuple[tuple[tuple[int, int, int], ...], ...]
 """Groups of (argument, axis, delta) whose ``shape[axis] - delta`` are equal."""
+
+UnitStrides = tuple[tuple[int, int, int], ...]
+"""Triples of (argument, axis, bytes): the stride of that axis is the size of one element."""
 
 
 def check_dtype(name: str, dtype: np.dtype[Any], *, kernel: str = "") -> None:
@@ -128,3 +139,24 @@ def numba_type(declared: ArgumentType) -> Any:
     if not isinstance(declared, ArrayType):
         return element
     return types.Array(element, declared.ndim, declared.layout, readonly=not declared.mutable)
+
+
+def unit_strides(types: tuple[ArgumentType, ...]) -> UnitStrides:
+    """The strides that the types promise to be one element.
+
+    Examples
+    --------
+    >>> band = ArrayType(np.dtype("f4"), 3, "A", mutable=False, unit_axis=2)
+    >>> unit_strides((band, TupleType(3), ArrayType(np.dtype("f8"), 2, "C", mutable=True)))
+    ((0, 2, 4), (2, 1, 8))
+    """
+    found = []
+    for position, declared in enumerate(types):
+        if not isinstance(declared, ArrayType) or declared.ndim == 0:
+            continue
+        # Of a contiguous array Numba knows it while the array is whole, and forgets it for a
+        # part taken within the kernel, such as ``t[:, 1:-1]``.
+        axis = {"C": declared.ndim - 1, "F": 0}.get(declared.layout, declared.unit_axis)
+        if axis is not None:
+            found.append((position, axis, declared.dtype.itemsize))
+    return tuple(found)

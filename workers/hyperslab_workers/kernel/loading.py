@@ -40,6 +40,7 @@ from hyperslab_workers.kernel.types import (
     ScalarType,
     TupleType,
     type_of,
+    unit_axes,
 )
 
 __all__ = [
@@ -92,7 +93,18 @@ class LoadedKernel:
         ``"native"`` or ``"numba"``.
     """
 
-    __slots__ = ("_call", "_defaults", "_equal", "name", "parameters", "route", "types")
+    __slots__ = (
+        "_arrays",
+        "_call",
+        "_defaults",
+        "_equal",
+        "_others",
+        "_pairs",
+        "name",
+        "parameters",
+        "route",
+        "types",
+    )
 
     def __init__(self, payload: dict[str, Any], call: Callable[[tuple[Any, ...]], None]) -> None:
         self.name: str = payload["name"]
@@ -102,6 +114,22 @@ class LoadedKernel:
         self._defaults: tuple[Any, ...] = payload["defaults"]
         self._equal: tuple[tuple[tuple[int, int, int], ...], ...] = payload["equal_shapes"]
         self._call = call
+        # What is checked for every region lies ready in plain tuples.
+        self._arrays = tuple(
+            (position, t.ndim, t.dtype, t.dtype.itemsize, t.layout, t.unit_axis, t.mutable)
+            for position, t in enumerate(self.types)
+            if isinstance(t, ArrayType)
+        )
+        self._others = tuple(
+            (position, t)
+            for position, t in enumerate(self.types)
+            if not isinstance(t, ArrayType)
+        )
+        self._pairs = tuple(
+            (number, first, first_axis, position, axis, delta - first_delta)
+            for number, ((first, first_axis, first_delta), *rest) in enumerate(self._equal)
+            for position, axis, delta in rest
+        )
 
     def __call__(self, *args: Any) -> None:
         """Run the kernel.
@@ -118,27 +146,30 @@ class LoadedKernel:
             if not 0 < missing <= len(self._defaults):
                 raise TypeError(f"{self.name} takes {len(self.types)} arguments, not {len(args)}")
             args += self._defaults[-missing:]
-        for position, (value, declared) in enumerate(zip(args, self.types, strict=True)):
-            if type(declared) is ArrayType:
-                # One chain of cheap tests: this runs for every region.
-                if (
-                    type(value) is not np.ndarray
-                    or value.ndim != declared.ndim
-                    or value.dtype != declared.dtype
-                    or not (flags := value.flags).aligned
-                    or (declared.layout == "C" and not flags.c_contiguous)
-                    or (declared.layout == "F" and not flags.f_contiguous)
-                    or (declared.mutable and not flags.writeable)
-                ):
-                    raise TypeError(self._mismatch(position, value))
-            elif type_of(value) != declared:
+        for position, ndim, dtype, itemsize, layout, unit_axis, mutable in self._arrays:
+            value = args[position]
+            # One chain of cheap tests, the likely way out of each first.
+            if (
+                type(value) is not np.ndarray
+                or value.ndim != ndim
+                or value.dtype != dtype
+                or not (flags := value.flags).aligned
+                or (layout == "C" and not flags.c_contiguous)
+                or (layout == "F" and not flags.f_contiguous)
+                or (mutable and not flags.writeable)
+                or (
+                    unit_axis is not None
+                    and value.strides[unit_axis] != itemsize
+                    and unit_axis not in unit_axes(value.shape, value.strides, itemsize)
+                )
+            ):
                 raise TypeError(self._mismatch(position, value))
-        for group in self._equal:
-            first, axis, delta = group[0]
-            length = args[first].shape[axis] - delta
-            for position, axis, delta in group:
-                if args[position].shape[axis] - delta != length:
-                    raise TypeError(self._unequal(group, args))
+        for position, declared in self._others:
+            if type_of(args[position]) != declared:
+                raise TypeError(self._mismatch(position, args[position]))
+        for number, first, first_axis, position, axis, delta in self._pairs:
+            if args[position].shape[axis] - args[first].shape[first_axis] != delta:
+                raise TypeError(self._unequal(self._equal[number], args))
         self._call(args)
 
     def _mismatch(self, position: int, value: object) -> str:

@@ -7,7 +7,16 @@ from typing import Any, Final
 
 import numpy as np
 
-__all__ = ["ArgumentType", "ArrayType", "KernelRaised", "ScalarType", "TupleType", "type_of"]
+__all__ = [
+    "ArgumentType",
+    "ArrayType",
+    "KernelRaised",
+    "ScalarType",
+    "TupleType",
+    "longest_axis",
+    "type_of",
+    "unit_axes",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +26,9 @@ class ArrayType:
     Examples
     --------
     >>> type_of(np.zeros((2, 3), "f4"))
-    ArrayType(dtype=dtype('float32'), ndim=2, layout='C', mutable=True)
+    ArrayType(dtype=dtype('float32'), ndim=2, layout='C', mutable=True, unit_axis=None)
+    >>> type_of(np.zeros((2, 3), "f4")[:, :2]).unit_axis
+    1
     """
 
     dtype: np.dtype[Any]
@@ -31,6 +42,20 @@ class ArrayType:
 
     mutable: bool
     """Whether the kernel may assign to it."""
+
+    unit_axis: int | None = None
+    """With layout ``"A"`` an axis along which the elements are neighbours in memory (its stride
+    is the element's size), if one is promised: a loop along it uses vector instructions."""
+
+    def __post_init__(self) -> None:
+        if self.unit_axis is not None and not (
+            self.layout == "A" and 0 <= self.unit_axis < self.ndim
+        ):
+            raise ValueError(
+                f"unit_axis={self.unit_axis} with layout {self.layout!r} and {self.ndim} axes: it "
+                'is an axis of an array of layout "A", counted from 0; of a contiguous array the '
+                "layout says it"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +107,11 @@ def type_of(value: object) -> ArgumentType:
     if isinstance(value, np.ndarray):
         flags = value.flags
         layout = "C" if flags.c_contiguous else "F" if flags.f_contiguous else "A"
-        return ArrayType(value.dtype, value.ndim, layout, bool(flags.writeable))
+        unit_axis = None
+        if layout == "A":
+            found = unit_axes(value.shape, value.strides, value.itemsize)
+            unit_axis = longest_axis(found, value.shape)
+        return ArrayType(value.dtype, value.ndim, layout, bool(flags.writeable), unit_axis)
     if isinstance(value, np.generic):
         return ScalarType(value.dtype)
     dtype = _PYTHON_SCALARS.get(type(value))
@@ -99,6 +128,33 @@ def type_of(value: object) -> ArgumentType:
         f"a kernel takes arrays, numbers and tuples of integers, not {type(value).__name__}: "
         f"{value!r:.80}"
     )
+
+
+def unit_axes(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> set[int]:
+    """The axes along which the elements of an array are neighbours in memory.
+
+    As for NumPy's contiguous arrays, the stride of an axis of length 1 does not count, nor do
+    any of an array without elements: they lead nowhere.
+
+    Examples
+    --------
+    >>> t = np.zeros((8, 5, 6), "f4")[:, 1:3]
+    >>> unit_axes(t.shape, t.strides, t.itemsize)
+    {2}
+    """
+    if 0 in shape:
+        return set(range(len(shape)))
+    return {
+        axis
+        for axis, (n, stride) in enumerate(zip(shape, strides, strict=True))
+        if n == 1 or stride == itemsize
+    }
+
+
+def longest_axis(axes: set[int], shape: tuple[int, ...]) -> int | None:
+    """Of some axes the longest, the last of equal ones; None where none has a second element."""
+    longest = max(axes, key=lambda axis: (shape[axis], axis), default=None)
+    return longest if longest is not None and shape[longest] > 1 else None
 
 
 class KernelRaised(Exception):
