@@ -12,9 +12,8 @@ if sys.platform != "linux":
     )
 
 from hyperslab.api import Engine, plan, run
-from hyperslab.array import Array, create, from_array, open
+from hyperslab.arrays import Array, create, from_array, open
 from hyperslab.compiler import Kernel, kernel
-from hyperslab.declare import ORIGIN, accumulate, read, update, write
 from hyperslab.errors import (
     ArrayFileError,
     HyperslabError,
@@ -25,7 +24,8 @@ from hyperslab.errors import (
     SpecError,
     WorkerLost,
 )
-from hyperslab.plan import Plan
+from hyperslab.planning.declare import ORIGIN, accumulate, read, update, write
+from hyperslab.planning.plan import Plan
 from hyperslab.report import Report
 
 __version__ = "0.1.0"

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from typing import Any
 
-from hyperslab import planner
 from hyperslab import settings as configuration
 from hyperslab.compiler import Kernel
 from hyperslab.coordinator import drive
 from hyperslab.errors import HyperslabError
-from hyperslab.plan import Plan
+from hyperslab.planning import planner
+from hyperslab.planning.plan import Plan
 from hyperslab.pool import Pool, make_pool
 from hyperslab.progress import make_progress
 from hyperslab.report import Report

@@ -31,7 +31,7 @@ from hyperslab.errors import JobInterrupted
 from hyperslab.failures import lost, never_started, raise_failure
 from hyperslab.interruption import exit_as_interrupted_if_uncaught
 from hyperslab.merging import Merger
-from hyperslab.plan import Plan
+from hyperslab.planning.plan import Plan
 from hyperslab.pool import Death, Pool, death_of
 from hyperslab.progress import ProgressDisplay
 from hyperslab.report import Report, Span

@@ -15,7 +15,7 @@ from hyperslab.errors import (
     LockTimeout,
     WorkerLost,
 )
-from hyperslab.plan import Plan
+from hyperslab.planning.plan import Plan
 from hyperslab.pool import Death
 from hyperslab_workers.access import Access, Privilege
 from hyperslab_workers.box import Box

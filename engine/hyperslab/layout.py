@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from hyperslab import partition
+from hyperslab.planning import partition
 from hyperslab_workers.access import Access, Placement, Privilege
 from hyperslab_workers.box import Box, Grid
 from hyperslab_workers.kernel import ArgumentType, ArrayType, TupleType, type_of
@@ -58,9 +58,7 @@ def argument_type(argument: Argument, order: Literal["C", "F"], grid: Grid) -> A
     return ArrayType(array.dtype, array.ndim, "A", mutable, longest_axis(units, longest))
 
 
-def _strides_seen(
-    access: Access, box: Box, order: Literal["C", "F"]
-) -> Iterator[tuple[int, ...]]:
+def _strides_seen(access: Access, box: Box, order: Literal["C", "F"]) -> Iterator[tuple[int, ...]]:
     """The strides that the kernel may see at that box: the file's, or a private copy's."""
     array = access.array
     outside = not Box.of_shape(array.shape).contains(box)
@@ -79,9 +77,7 @@ def _strides_seen(
         yield _contiguous(box.shape, array.dtype.itemsize, order)
 
 
-def _contiguous(
-    shape: tuple[int, ...], itemsize: int, order: Literal["C", "F"]
-) -> tuple[int, ...]:
+def _contiguous(shape: tuple[int, ...], itemsize: int, order: Literal["C", "F"]) -> tuple[int, ...]:
     """The strides of a buffer in that memory order."""
     axes = range(len(shape)) if order == "F" else range(len(shape) - 1, -1, -1)
     strides, step = [0] * len(shape), itemsize

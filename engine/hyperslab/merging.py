@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hyperslab.plan import Plan
+from hyperslab.planning.plan import Plan
 from hyperslab.settings import Settings
 from hyperslab_workers import mapping
 from hyperslab_workers.access import Access, Placement

@@ -8,8 +8,8 @@ import sys
 import time
 from typing import Any, Protocol
 
-from hyperslab.memory import human_bytes
 from hyperslab.settings import Progress
+from hyperslab.units import human_bytes
 
 __all__ = ["ProgressDisplay", "make_progress"]
 

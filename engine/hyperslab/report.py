@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from hyperslab.memory import human_bytes
+from hyperslab.units import human_bytes
 
 __all__ = ["Report", "Span"]
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from importlib import metadata
 from pathlib import Path
 
 import psutil
 from contender import CONTENDERS
 
-__all__ = ["facts", "file_system", "versions"]
+__all__ = ["facts", "file_system", "versions", "wait_for_idle"]
+
+_IDLE = 10.0
+"""Percent of all processors below which nobody else is at work."""
 
 
 def facts(directory: Path) -> dict[str, str]:
@@ -50,3 +54,12 @@ def _version(name: str) -> str:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return "from source"
+
+
+def wait_for_idle(patience: float) -> bool:
+    """Wait until nobody uses the processors, for at most so many seconds; False if somebody did."""
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        if psutil.cpu_percent(0.3) < _IDLE:
+            return True
+    return patience == 0

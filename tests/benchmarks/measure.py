@@ -1,7 +1,9 @@
 """Contenders in turn, on the same inputs, in one run: A B C A B C …
 
 Whatever disturbs the machine disturbs neighbours in time alike, so times are compared within a
-round and the median of those ratios is believed, not the ratio of two medians.
+round and the median of those ratios is believed, not the ratio of two medians. Each round begins
+with another contender, because what the one before leaves behind (a warm cache, memory just
+freed) favours or hurts the next.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from types import TracebackType
 
 import numpy as np
 from contender import CONTENDERS, Contender
-from memory import Peak, Watch, cached_share, evict, warm
+from machine import wait_for_idle
+from memory import Peak, Watch, cached_share, evict, provide, warm
 from workloads import WORKLOADS, Inputs, Workload
 
 __all__ = ["Ratios", "Times", "race", "ratios"]
@@ -128,6 +131,7 @@ def race(
     directory: Path,
     rounds: int,
     *,
+    patience: float,
     cold: bool = False,
 ) -> dict[str, dict[str, Times]]:
     """Times by workload and contender.
@@ -144,6 +148,8 @@ def race(
         Where results are written, and removed.
     rounds : int
         Timed rounds; one more goes before, which compiles, measures memory and is compared.
+    patience : float
+        Seconds to wait, before each run, for a moment in which nobody else uses the processors.
     cold : bool
         Whether inputs are dropped from the page cache before each run, rather than read in.
 
@@ -161,8 +167,9 @@ def race(
             times = found[workload.name] = {p.contender.name: Times() for p in able}
             _rehearse(able, workload, inputs, directory, times)
             for number in range(rounds):
-                for process in able:
-                    _prepare(inputs, workload, cold)
+                turn = number % len(able)
+                for process in able[turn:] + able[:turn]:
+                    _prepare(inputs, workload, cold, patience)
                     with _new_file(directory) as out:
                         seconds = process.run(workload, inputs, out)
                     times[process.contender.name].seconds.append(seconds)
@@ -181,7 +188,7 @@ def _rehearse(
     with contextlib.ExitStack() as stack:
         first: np.ndarray | None = None
         for process in processes:
-            _prepare(inputs, workload, cold=False)
+            _prepare(inputs, workload)
             out = stack.enter_context(_new_file(directory)) if first is None else None
             with contextlib.nullcontext(out) if out else _new_file(directory) as path:
                 # Compilation takes more memory than the work, and a worker's maps fill up.
@@ -211,8 +218,11 @@ def _compare(ours: np.ndarray, theirs: np.ndarray, workload: Workload, who: Cont
             )
 
 
-def _prepare(inputs: Inputs, workload: Workload, cold: bool) -> None:
-    for path in (inputs.a, inputs.b)[: workload.inputs]:
+def _prepare(inputs: Inputs, workload: Workload, cold: bool = False, patience: float = 0.0) -> None:
+    """The same state of the machine for everybody."""
+    wait_for_idle(patience)
+    paths = (inputs.a, inputs.b)[: workload.inputs]
+    for path in paths:
         if not cold:
             warm(path)
             continue
@@ -222,6 +232,8 @@ def _prepare(inputs: Inputs, workload: Workload, cold: bool) -> None:
             raise SystemExit(
                 f"{share:.0%} of {path} stayed in the page cache: another process has it mapped"
             )
+    if workload.writes_field:
+        provide(os.path.getsize(inputs.a))
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+from machine import wait_for_idle
 from measure import Times
 from memory import Watch, warm
 
@@ -16,7 +17,7 @@ PROGRAMS = ("hyperslab", "numpy", "prange", "loky", "dask")
 """Each stands in scripts/mean_<name>.py."""
 
 
-def race_programs(path: str, rounds: int) -> dict[str, Times]:
+def race_programs(path: str, rounds: int, patience: float) -> dict[str, Times]:
     """Times of all programs, in turn.
 
     Raises
@@ -28,6 +29,8 @@ def race_programs(path: str, rounds: int) -> dict[str, Times]:
     expected: float | None = None
     for number in range(rounds + 1):
         for name, times in found.items():
+            if number:
+                wait_for_idle(patience)
             warm(path)
             script = Path(__file__).parent / "scripts" / f"mean_{name}.py"
             started = time.perf_counter()

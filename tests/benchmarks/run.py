@@ -55,7 +55,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         if "warm" in options.parts:
             results.warm = race(
-                options.contenders, options.workloads, inputs, directory, options.rounds
+                options.contenders,
+                options.workloads,
+                inputs,
+                directory,
+                options.rounds,
+                patience=options.patience,
             )
         if "cold" in options.parts:
             results.cold = race(
@@ -64,10 +69,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 inputs,
                 directory,
                 options.rounds,
+                patience=options.patience,
                 cold=True,
             )
         if "programs" in options.parts:
-            results.programs = race_programs(inputs.a, options.rounds)
+            results.programs = race_programs(inputs.a, options.rounds, options.patience)
         if "alone" in options.parts:
             results.alone = _alone(directory)
     page = render(results)
@@ -93,6 +99,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="hyperslab beside its peers, in one run")
     parser.add_argument("--scale", type=float, default=1.0, help="share of the 2.1 GB, 0 to 1")
     parser.add_argument("--rounds", type=int, default=7, help="runs of everything, at least 2")
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=0.0,
+        help="seconds to wait, before each run, for others to leave the processors alone",
+    )
     parser.add_argument("--write", action="store_true", help=f"write {PAGE.name} under docs/")
     parser.add_argument("--data", type=Path, help="directory that keeps the inputs for next time")
     parser.add_argument("--scratch", type=Path, help="directory for results, on the same disk")

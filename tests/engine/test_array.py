@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import hyperslab as hs
-from hyperslab import assignment
+from hyperslab.arrays import assignment
 from hyperslab_workers import mapping
 
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5)

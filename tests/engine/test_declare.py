@@ -11,8 +11,8 @@ import pytest
 from strategies import virtual
 
 import hyperslab as hs
-from hyperslab.declare import ORIGIN, footprint_box
 from hyperslab.errors import PlanError
+from hyperslab.planning.declare import ORIGIN, footprint_box
 from hyperslab_workers.access import Privilege
 from hyperslab_workers.box import Box
 from hyperslab_workers.reduction import OPERATIONS

@@ -6,8 +6,8 @@ import numpy as np
 from strategies import virtual
 
 import hyperslab as hs
-from hyperslab.plan import Plan
-from hyperslab.planner import build
+from hyperslab.planning.plan import Plan
+from hyperslab.planning.planner import build
 from hyperslab.settings import resolve
 
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from strategies import access, halos, keys, reference, shapes, virtual
 
 from hyperslab.errors import PlanError
-from hyperslab.interference import check_interference, overlap
-from hyperslab.partition import split_axes
+from hyperslab.planning.interference import check_interference, overlap
+from hyperslab.planning.partition import split_axes
 from hyperslab_workers.access import Access, Placement, Privilege
 from hyperslab_workers.box import Box, Grid
 

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hyperslab import memory
-from hyperslab.memory import WORKER_BYTES, budget, human_bytes
+from hyperslab.planning import memory
+from hyperslab.planning.memory import WORKER_BYTES, budget
+from hyperslab.units import human_bytes
 
 GB = 10**9
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from strategies import access, halos, orders, regions, shapes, virtual
 
 from hyperslab.errors import PlanError
-from hyperslab.partition import (
+from hyperslab.planning.partition import (
     BUFFERED_TARGET,
     TASK_TARGET,
     TOUCHED_TARGET,

@@ -13,8 +13,8 @@ from planning import array, gives, plan, said
 from strategies import boundaries, halos, orders, regions, shapes
 
 import hyperslab as hs
-from hyperslab.plan import Memory
-from hyperslab.planner import PRIVATE_LIMIT
+from hyperslab.planning.plan import Memory
+from hyperslab.planning.planner import PRIVATE_LIMIT
 from hyperslab_workers.access import Placement
 from hyperslab_workers.bindings import bind
 

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hyperslab.errors import PlanError
-from hyperslab.settings import parse_bytes, resolve
+from hyperslab.settings import resolve
+from hyperslab.units import parse_bytes
 
 
 def test_defaults():

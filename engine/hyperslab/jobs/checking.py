@@ -21,7 +21,7 @@ from hyperslab.jobs.loading import Loader, LoadProblem
 from hyperslab.jobs.models import Accumulate, StepSpec
 from hyperslab.jobs.positions import Path
 from hyperslab.jobs.spec import Draft, uses
-from hyperslab.plan import Plan
+from hyperslab.planning.plan import Plan
 
 __all__ = ["Step", "check_steps", "never_written"]
 

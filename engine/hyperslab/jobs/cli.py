@@ -101,7 +101,7 @@ def plan(
     """Verify a job and say what each step would do. Changes nothing."""
     with _errors_in_words(traceback):
         from hyperslab.jobs.runner import prepare
-        from hyperslab.memory import human_bytes
+        from hyperslab.units import human_bytes
 
         with prepare(job, workers=workers, memory=memory) as ready:
             console = _console()
@@ -166,7 +166,7 @@ def _print_table(done: list[StepReport], steps: int) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from hyperslab.memory import human_bytes
+    from hyperslab.units import human_bytes
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("step", "kernel", "time", "compiling", "regions", "read", "written", "rate"):

@@ -14,9 +14,9 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import PlainValidator
 
+from hyperslab.arrays.npy import checked_dtype
 from hyperslab.errors import ArrayFileError, PlanError
-from hyperslab.npy import checked_dtype
-from hyperslab.settings import parse_bytes
+from hyperslab.units import parse_bytes
 from hyperslab_workers.access import BOUNDARIES
 from hyperslab_workers.reduction import OPERATIONS
 

@@ -20,14 +20,14 @@ from typing import Literal
 import numpy as np
 
 import hyperslab as hs
-from hyperslab.array_file import checked_nbytes, expanded
+from hyperslab.arrays.file import checked_nbytes, expanded
+from hyperslab.arrays.indexing import contiguous_strides
+from hyperslab.arrays.npy import encode_header
 from hyperslab.errors import ArrayFileError
-from hyperslab.indexing import contiguous_strides
 from hyperslab.jobs.document import Problem
 from hyperslab.jobs.models import ArraySpec, CreateSpec
 from hyperslab.jobs.spec import Draft
-from hyperslab.memory import human_bytes
-from hyperslab.npy import encode_header
+from hyperslab.units import human_bytes
 from hyperslab_workers.array_ref import ArrayRef
 
 __all__ = ["Files", "Output", "create_outputs", "open_files"]

@@ -6,11 +6,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from hyperslab.array_file import open_file
+from hyperslab.arrays.file import open_file
+from hyperslab.arrays.indexing import memory_order
+from hyperslab.arrays.npy import MAGIC
 from hyperslab.errors import ArrayFileError
-from hyperslab.indexing import memory_order
-from hyperslab.memory import human_bytes
-from hyperslab.npy import MAGIC
+from hyperslab.units import human_bytes
 from hyperslab_workers.array_ref import ArrayRef
 
 __all__ = ["FileInfo", "describe", "inspect_file"]

@@ -121,9 +121,7 @@ class LoadedKernel:
             if isinstance(t, ArrayType)
         )
         self._others = tuple(
-            (position, t)
-            for position, t in enumerate(self.types)
-            if not isinstance(t, ArrayType)
+            (position, t) for position, t in enumerate(self.types) if not isinstance(t, ArrayType)
         )
         self._pairs = tuple(
             (number, first, first_axis, position, axis, delta - first_delta)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from hyperslab import partition
-from hyperslab.declare import Declaration, footprint_box
 from hyperslab.errors import PlanError
-from hyperslab.memory import Budget, human_bytes
-from hyperslab.plan import Memory
+from hyperslab.planning import partition
+from hyperslab.planning.declare import Declaration, footprint_box
+from hyperslab.planning.memory import Budget
+from hyperslab.planning.plan import Memory
+from hyperslab.units import human_bytes
 from hyperslab_workers.access import Access, Placement
 from hyperslab_workers.box import Grid
 

@@ -18,9 +18,9 @@ from typing import Any, Literal, Self
 import numpy as np
 import numpy.typing as npt
 
-from hyperslab.assignment import assign, locked
+from hyperslab.arrays.assignment import assign, locked
+from hyperslab.arrays.indexing import index_layout, memory_order
 from hyperslab.errors import ArrayFileError
-from hyperslab.indexing import index_layout, memory_order
 from hyperslab_workers import mapping
 from hyperslab_workers.array_ref import ArrayRef
 

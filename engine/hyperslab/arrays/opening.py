@@ -1,6 +1,6 @@
 """The three ways to get an array in a file: open one, create one, or put one there.
 
-The handle that they return is :class:`~hyperslab.array_handle.Array`.
+The handle that they return is :class:`~hyperslab.arrays.handle.Array`.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from hyperslab.array_file import open_file
-from hyperslab.array_handle import Array, Handle
-from hyperslab.create_file import create_file
+from hyperslab.arrays.creation import create_file
+from hyperslab.arrays.file import open_file
+from hyperslab.arrays.handle import Array, Handle
+from hyperslab.arrays.npy import checked_dtype
 from hyperslab.errors import ArrayFileError
-from hyperslab.npy import checked_dtype
 
 __all__ = ["Array", "create", "from_array", "open"]
 

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import psutil
 
-__all__ = ["WORKER_BYTES", "Budget", "budget", "human_bytes"]
+from hyperslab.units import human_bytes
+
+__all__ = ["WORKER_BYTES", "Budget", "budget"]
 
 WORKER_BYTES = 60 * 10**6
 """What an idle worker takes by itself: the interpreter, NumPy and the machine-code loader."""
@@ -125,21 +127,3 @@ def _cgroup_files(root: Path) -> list[tuple[Path, str, str, tuple[str, ...]]]:
         # Inside a container the path may be the host's: its own mount is the base then.
         found.append((base, *names))
     return found
-
-
-def human_bytes(count: float) -> str:
-    """Bytes in words: decimal units, three figures.
-
-    Examples
-    --------
-    >>> human_bytes(2129264640), human_bytes(12)
-    ('2.13 GB', '12 B')
-    """
-    units = ("B", "kB", "MB", "GB", "TB", "PB")
-    unit = 0
-    # 999,600 bytes are "1 MB": from 999.5 on, three figures would be "1e+03".
-    while abs(count) >= 999.5 and unit < len(units) - 1:
-        count /= 1000
-        unit += 1
-    figures = f"{count:.0f}" if unit == 0 or abs(count) >= 100 else f"{count:.3g}"
-    return f"{figures} {units[unit]}"

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from hyperslab.compiler import Kernel
-from hyperslab.declare import Declaration, footprint_box
-from hyperslab.explain import explain
-from hyperslab.memory import Budget
+from hyperslab.planning.declare import Declaration, footprint_box
+from hyperslab.planning.explain import explain
+from hyperslab.planning.memory import Budget
 from hyperslab.settings import Progress, Settings
 from hyperslab_workers.access import Access, Privilege
 from hyperslab_workers.box import Box, Grid

@@ -20,9 +20,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from hyperslab.array_file import checked_nbytes, checked_order, checked_shape, expanded, text_path
+from hyperslab.arrays.file import checked_nbytes, checked_order, checked_shape, expanded, text_path
+from hyperslab.arrays.npy import checked_dtype, encode_header
 from hyperslab.errors import ArrayFileError
-from hyperslab.npy import checked_dtype, encode_header
 
 __all__ = ["create_file"]
 

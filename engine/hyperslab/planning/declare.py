@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from hyperslab.array import Array
+from hyperslab.arrays import Array
 from hyperslab.errors import PlanError
 from hyperslab_workers.access import BOUNDARIES, Privilege
 from hyperslab_workers.box import Box

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hyperslab.memory import WORKER_BYTES, human_bytes
+from hyperslab.planning.memory import WORKER_BYTES
+from hyperslab.units import human_bytes
 from hyperslab_workers.access import Access, Placement, Privilege
 from hyperslab_workers.kernel import ArrayType
 from hyperslab_workers.task import Origin, Value
 
 if TYPE_CHECKING:
-    from hyperslab.plan import Plan
+    from hyperslab.planning.plan import Plan
 
 __all__ = ["explain"]
 
@@ -55,7 +56,7 @@ def explain(plan: Plan) -> str:
 
 
 def _bytes_of_region(plan: Plan) -> int:
-    from hyperslab.partition import region_cost
+    from hyperslab.planning.partition import region_cost
 
     return region_cost(plan.accesses, plan.grid.region).touched
 

@@ -15,9 +15,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from hyperslab.arrays.indexing import contiguous_strides
+from hyperslab.arrays.npy import MAGIC, NpyHeader, checked_dtype, read_header
 from hyperslab.errors import ArrayFileError
-from hyperslab.indexing import contiguous_strides
-from hyperslab.npy import MAGIC, NpyHeader, checked_dtype, read_header
 from hyperslab_workers.array_ref import ArrayRef
 
 __all__ = [

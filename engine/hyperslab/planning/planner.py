@@ -18,17 +18,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hyperslab import partition
-from hyperslab.array import Array
+from hyperslab.arrays import Array
 from hyperslab.compiler import Kernel, check_dtype
-from hyperslab.declare import ORIGIN, Declaration, read
 from hyperslab.errors import KernelError, PlanError
-from hyperslab.interference import check_interference
 from hyperslab.layout import argument_type, buffer_order, equal_lengths
-from hyperslab.memory import Budget, budget, human_bytes
-from hyperslab.plan import Plan
-from hyperslab.projection import project
+from hyperslab.planning import partition
+from hyperslab.planning.declare import ORIGIN, Declaration, read
+from hyperslab.planning.interference import check_interference
+from hyperslab.planning.memory import Budget, budget
+from hyperslab.planning.plan import Plan
+from hyperslab.planning.projection import project
 from hyperslab.settings import Settings
+from hyperslab.units import human_bytes
 from hyperslab_workers.access import Access, Placement, Privilege
 from hyperslab_workers.box import Grid
 from hyperslab_workers.reduction import is_exact
