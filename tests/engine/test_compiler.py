@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import pickle
+import re
 import subprocess
 import sys
 import threading
@@ -17,6 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hyperslab.compiler import Kernel, check_dtype, compile_kernel, describe, kernel, publish
+from hyperslab.compiler.lowering import pipeline
+from hyperslab.compiler.signature import numba_type, unit_strides
 from hyperslab.errors import KernelError
 from hyperslab_workers.kernel import (
     ArrayType,
@@ -465,6 +469,159 @@ def test_equal_shapes_that_name_no_axis():
     a = np.zeros(1)
     with pytest.raises(ValueError, match="axis 1 of argument 0"):
         compiled(copy1, a, a, equal_shapes=(((0, 1, 0), (1, 0, 0)),))
+
+
+# ---------------------------------------------------------------- strides
+
+
+def add_up(t, total):
+    for i in range(t.shape[0]):
+        for j in range(t.shape[1]):
+            for k in range(t.shape[2]):
+                total[j, k] += t[i, j, k]
+
+
+def add_up_backwards(t, total):
+    """The same loops in the order of a Fortran array, over its first two axes."""
+    for k in range(t.shape[2]):
+        for j in range(t.shape[1]):
+            for i in range(t.shape[0]):
+                total[i, j] += t[i, j, k]
+
+
+def count_above(t, total):
+    for i in range(t.shape[0]):
+        for j in range(t.shape[1]):
+            for k in range(t.shape[2]):
+                if t[i, j, k] > 0.25:
+                    total[j, k] += 1
+
+
+def count_above_backwards(t, total):
+    for k in range(t.shape[2]):
+        for j in range(t.shape[1]):
+            for i in range(t.shape[0]):
+                if t[i, j, k] > 0.25:
+                    total[i, j] += 1
+
+
+def count_above_in_part(t, total):
+    part = t[:, 1:-1]
+    for i in range(part.shape[0]):
+        for j in range(part.shape[1]):
+            for k in range(part.shape[2]):
+                if part[i, j, k] > 0.25:
+                    total[i, j + 1, k] += 1
+
+
+def difference(t, total):
+    for i in range(t.shape[0]):
+        for j in range(1, t.shape[1] - 1):
+            for k in range(1, t.shape[2] - 1):
+                total[i, j, k] = (
+                    t[i, j + 1, k] + t[i, j - 1, k] + t[i, j, k + 1] + t[i, j, k - 1]
+                ) * 0.3 - t[i, j, k] / 0.7
+
+
+def whole_slices(t, total):
+    for i in range(t.shape[0]):
+        total += t[i] * 0.1
+
+
+FIELD = np.random.default_rng(2).normal(size=(7, 12, 33)).astype("f4")
+LAST_TWO = (((0, 1, 0), (1, 0, 0)), ((0, 2, 0), (1, 1, 0)))
+FIRST_TWO = (((0, 0, 0), (1, 0, 0)), ((0, 1, 0), (1, 1, 0)))
+BAND, FORTRAN_BAND = FIELD[:, 3:9], np.asfortranarray(FIELD)[:, 3:9]
+
+
+def machine_code(function, types, equal_shapes=(), unit=unit_strides) -> str:
+    """What LLVM made of a kernel, in its own language."""
+    signature = tuple(map(numba_type, types))
+    options = {"boundscheck": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    made = numba.njit(pipeline_class=pipeline(equal_shapes, unit(types)), **options)(function)
+    made.compile(signature)
+    return made.inspect_llvm(signature)
+
+
+VECTOR_LOAD = re.compile(r"load <\d+ x float>")
+
+
+@pytest.mark.parametrize(
+    ("function", "t", "total", "equal_shapes"),
+    [
+        (count_above, BAND, np.zeros((6, 33), "i4"), LAST_TWO),
+        (count_above_backwards, FORTRAN_BAND, np.zeros((7, 6), "i4", order="F"), FIRST_TWO),
+        (count_above_in_part, FIELD, np.zeros(FIELD.shape, "i4"), SAME),
+    ],
+)
+def test_neighbours_are_loaded_together(function, t, total, equal_shapes):
+    types = (type_of(t), type_of(total))
+    assert VECTOR_LOAD.search(machine_code(function, types, equal_shapes))
+    # Else the promise would be one that nobody needs.
+    ignorant = machine_code(function, types, equal_shapes, unit=lambda types: ())
+    assert not VECTOR_LOAD.search(ignorant)
+
+
+def with_route(function, route):
+    if route == "native":
+        return function
+
+    # Prints, or says that it may, which takes Numba's runtime.
+    source = f"def {function.__name__}_(t, total):\n    if t.size < 0:\n        print('never')\n"
+    scope = {"inner": numba.njit(function, inline="always")}
+    exec(source + "    inner(t, total)\n", scope)  # noqa: S102
+    return scope[function.__name__ + "_"]
+
+
+@pytest.mark.parametrize("route", ["native", "numba"])
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("function", [add_up, count_above, difference, whole_slices])
+def test_the_layout_changes_no_bit(function, order, route):
+    field = np.asarray(FIELD, order=order)
+    contiguous = np.asarray(field[:, 3:9], order=order)
+    views = [contiguous, field[:, 3:9], np.repeat(contiguous, 2, axis=2)[:, :, ::2]]
+    assert np.array_equal(views[0], views[2])
+    if order == "C":
+        assert [type_of(t).unit_axis for t in views] == [None, 2, None]
+    else:
+        assert [type_of(t).unit_axis for t in views[:2]] == [None, 0]
+    results = []
+    for t in views:
+        total = np.zeros(t.shape if function is difference else t.shape[1:], "f8")
+        run(with_route(function, route), t, total, route=route)
+        results.append(total)
+    assert results[0].any()
+    assert all(result.tobytes() == results[0].tobytes() for result in results)
+
+
+def test_a_middle_axis_of_neighbours():
+    t, out = FIELD.transpose(0, 2, 1)[:, :, 2:], np.zeros((7, 33, 10), "f4")
+    assert type_of(t).unit_axis == 1
+    run(copy3, t, out)
+    assert out.tobytes() == (t * np.float32(2) + np.float32(1)).tobytes()
+
+
+@settings(max_examples=15)
+@given(st.data())
+def test_views_of_all_kinds_are_read_right(data):
+    cut = st.tuples(st.integers(0, 3), st.integers(4, 12), st.sampled_from([1, 2, -1]))
+    key = tuple(slice(*data.draw(cut)) for _ in range(3))
+    t = np.asarray(FIELD, order=data.draw(st.sampled_from("CF")))[key]
+    t = t.transpose(data.draw(st.permutations(range(3))))
+    out = np.zeros(t.shape, "f4")
+    for_type(type_of(t), type_of(out))(t, out)
+    assert out.tobytes() == (t * np.float32(2) + np.float32(1)).tobytes()
+
+
+@functools.cache
+def for_type(*types):
+    return rebuild(compile_kernel(COPY3, types).payload)
+
+
+def test_an_axis_that_is_none():
+    for wrong in ({"layout": "C", "unit_axis": 1}, {"layout": "A", "unit_axis": 2}):
+        with pytest.raises(ValueError, match="counted from 0"):
+            ArrayType(np.dtype("f4"), 2, mutable=False, **wrong)
 
 
 # ---------------------------------------------------------------- exceptions

@@ -7,7 +7,8 @@ import numpy as np
 
 import hyperslab as hs
 
-SECONDS_OF_TURNS = 200_000_000
+# Turns of a region: most of a second in processes, which can be killed, and little elsewhere.
+TURNS = {"loky": 200_000_000, "threads": 40_000_000, "serial": 40_000_000}
 
 
 @hs.kernel
@@ -23,6 +24,7 @@ def spin(values, out, turns):
 def main(executor, privilege, then="leave"):
     values = hs.from_array(np.ones((64, 32768)))
     out = hs.create("out.npy", values.shape, shared=privilege == "shared", overwrite=True)
+    turns = TURNS[executor]
     declared = {
         "write": hs.write,
         "update": hs.update,
@@ -35,7 +37,7 @@ def main(executor, privilege, then="leave"):
     engine = hs.Engine(workers=2, executor=executor)
     print("started", flush=True)
     try:
-        engine.run(spin, values, declared, SECONDS_OF_TURNS, region=(1, None))
+        engine.run(spin, values, declared, turns, region=(1, None))
     except hs.JobInterrupted as error:
         print(f"interrupted: {error}", flush=True)
         if then == "leave":

@@ -78,6 +78,9 @@ def published(tmp_path):
         (np.zeros((2, 3)).T, ArrayType(np.dtype("f8"), 2, "F", True)),
         (np.zeros((2, 1)).T, ArrayType(np.dtype("f8"), 2, "C", True)),
         (np.zeros((4, 4))[:, ::2], ArrayType(np.dtype("f8"), 2, "A", True)),
+        (np.zeros((4, 4))[:, :2], ArrayType(np.dtype("f8"), 2, "A", True, unit_axis=1)),
+        (np.zeros((4, 4))[:, :2].T, ArrayType(np.dtype("f8"), 2, "A", True, unit_axis=0)),
+        (np.zeros((4, 4))[::2, :1], ArrayType(np.dtype("f8"), 2, "A", True)),
         (np.broadcast_to(1.0, 3), ArrayType(np.dtype("f8"), 1, "A", False)),
     ],
 )
@@ -119,6 +122,45 @@ def test_a_mismatch_is_a_type_error_and_never_a_call(function, spoil):
     assert (out == 9).all()
     loaded(*args)
     np.testing.assert_array_equal(out, a + 1 if function is add else a)
+
+
+def double(a, out):
+    for i in range(a.shape[0]):
+        for j in range(a.shape[1]):
+            out[i, j] = 2 * a[i, j]
+
+
+def double_or_print(a, out):
+    for i in range(a.shape[0]):
+        for j in range(a.shape[1]):
+            out[i, j] = 2 * a[i, j]
+    if a.size < 0:
+        print("never")
+
+
+@pytest.mark.parametrize("function", [double, double_or_print])
+def test_a_stride_of_one_element_is_checked(function):
+    field = np.arange(48.0).reshape(6, 8)
+    band, out = field[:, 2:5], np.full((6, 3), 9.0)
+    code = compiled(function, band, out)
+    assert code.types[0].unit_axis == 1
+    assert code.route == ("native" if function is double else "numba")
+    loaded = rebuild(code.payload)
+    for wrong in (field[:, 2:7:2], field[:, 4:1:-1], field[:3, :6].T, np.broadcast_to(1.0, (6, 3))):
+        assert wrong.shape == band.shape
+        with pytest.raises(TypeError, match="compiled for .*unit_axis=1.*got .*unit_axis=(0|None)"):
+            loaded(wrong, out)
+    assert (out == 9).all()
+    loaded(band, out)
+    np.testing.assert_array_equal(out, 2 * band)
+    # A contiguous array keeps the promise too, and where an axis has one element or the array
+    # none, its stride leads nowhere.
+    loaded(band.copy(), out)
+    np.testing.assert_array_equal(out, 2 * band)
+    single = np.zeros((6, 1))
+    loaded(field[:, 3:8:5], single)
+    np.testing.assert_array_equal(single, 2 * field[:, 3:4])
+    loaded(field[:0, ::2], np.zeros((0, 4)))
 
 
 def test_read_only_memory_is_not_written():

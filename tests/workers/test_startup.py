@@ -19,7 +19,7 @@ from hyperslab_workers.startup import BLOCKED, ENVIRONMENT, SESSIONS
 
 # A coordinator that starts one worker, tells its number and waits to be killed. The worker is
 # born by fork: what start_worker() does must not depend on how.
-COORDINATOR = """
+COORDINATOR = r"""
 import os, sys, time
 from hyperslab_workers.startup import start_worker
 coordinator = os.getpid()
@@ -27,7 +27,7 @@ for _ in range(int(sys.argv[2])):
     pid = os.fork()
     if pid == 0:
         start_worker(coordinator, sys.argv[1])
-        print("worker", os.getpid(), flush=True)
+        os.write(1, b"worker %d\n" % os.getpid())  # Whole, where print may write twice.
         exec(sys.argv[3])
         while True:
             time.sleep(10)
