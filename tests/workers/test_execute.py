@@ -16,7 +16,7 @@ from chaos import wait_until
 
 import hyperslab as hs
 from hyperslab.compiler import compile_kernel, publish
-from hyperslab_workers.board import FINISHED, IDLE, RUNNING, Board
+from hyperslab_workers.board import FAILED, FINISHED, IDLE, RUNNING, Board
 from hyperslab_workers.execute import execute
 from hyperslab_workers.locks import Guard, hold_all, lock_for, release_all
 from hyperslab_workers.mapping import forget_all
@@ -165,7 +165,7 @@ def test_an_exception_in_the_kernel_comes_back_as_plain_data(bench):
     assert outcome.regions == 3
     assert all(type(value) in (str, int) for value in dataclasses.astuple(failure))
     assert not bench.result()[3:].any()
-    assert bench.board.state(0)[:2] == (RUNNING, 3)
+    assert bench.board.state(0)[:2] == (FAILED, 3)
 
 
 def test_a_file_replaced_meanwhile_is_noticed_before_it_is_touched(bench):
@@ -202,6 +202,7 @@ def test_a_region_computed_when_its_job_is_called_off_is_not_written(bench):
     bench.board.abort()
     thread.join(30)
     assert outcomes[0].failure.kind == "aborted"
+    assert bench.board.state(0)[0] == FAILED, "nobody may wait for it"
     assert not bench.result().any()
 
 

@@ -148,7 +148,9 @@ def test_a_stride_of_one_element_is_checked(function):
     loaded = rebuild(code.payload)
     for wrong in (field[:, 2:7:2], field[:, 4:1:-1], field[:3, :6].T, np.broadcast_to(1.0, (6, 3))):
         assert wrong.shape == band.shape
-        with pytest.raises(TypeError, match="compiled for .*unit_axis=1.*got .*unit_axis=(0|None)"):
+        with pytest.raises(
+            TypeError, match=r"compiled for .*unit_axis=1.*got .*unit_axis=(0|None)"
+        ):
             loaded(wrong, out)
     assert (out == 9).all()
     loaded(band, out)

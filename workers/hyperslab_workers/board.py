@@ -13,10 +13,10 @@ import os
 
 import numpy as np
 
-__all__ = ["FINISHED", "IDLE", "RUNNING", "WRITING", "Board"]
+__all__ = ["FAILED", "FINISHED", "IDLE", "RUNNING", "WRITING", "Board"]
 
-IDLE, RUNNING, WRITING, FINISHED = 0, 1, 2, 3
-"""States of a slot: task not begun; computing; changing a file; task done."""
+IDLE, RUNNING, WRITING, FINISHED, FAILED = 0, 1, 2, 3, 4
+"""States of a slot: task not begun; computing; changing a file; done; ended before it was done."""
 
 _TURN, _ABORT = 0, 1
 _HEADER = 8
@@ -68,6 +68,10 @@ class Board:
         row = self._slots[slot]
         row[_DONE] = done
         row[_STATE] = FINISHED
+
+    def fail(self, slot: int) -> None:
+        """The task has ended, called off or failed, and changes nothing any more."""
+        self._slots[slot, _STATE] = FAILED
 
     @property
     def turn(self) -> int:

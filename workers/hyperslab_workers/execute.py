@@ -115,6 +115,9 @@ class _Run:
                 self.done += 1
             self.current = None
             partials = tuple(self._partials(task))
+        except BaseException:
+            self._board.fail(task.slot)
+            raise
         finally:
             for binding in self._bindings:
                 binding.end_task()
