@@ -104,7 +104,7 @@ def _orders(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> 
 
 
 def equal_lengths(
-    arguments: Sequence[Argument], domain_axes: int, grid: Grid | None = None
+    arguments: Sequence[Argument], grid: Grid
 ) -> tuple[tuple[tuple[int, int, int], ...], ...]:
     """The axes of arguments that are equally long in every region.
 
@@ -115,10 +115,10 @@ def equal_lengths(
     and chosen, which on unpredictable data is some twenty times slower.
 
     Axes agree that follow one domain axis, or that have one length in all regions: those shown
-    whole and, where the grid is given, those that follow a domain axis it does not split. So a
-    file read in slabs of time agrees with what is accumulated for each place.
+    whole, and those that follow a domain axis which the grid does not split. So a file read in
+    slabs of time agrees with what is accumulated for each place.
     """
-    split = [grid is None or grid.counts[axis] > 1 for axis in range(domain_axes)]
+    split = [count > 1 for count in grid.counts]
     groups: dict[tuple[str, int], list[tuple[int, int, int]]] = {}
     for position, argument in enumerate(arguments):
         if isinstance(argument, Value) and isinstance(argument.value, np.ndarray):

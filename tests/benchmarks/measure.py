@@ -169,7 +169,7 @@ def race(
             for number in range(rounds):
                 turn = number % len(able)
                 for process in able[turn:] + able[:turn]:
-                    _prepare(inputs, workload, cold, patience)
+                    _prepare(inputs, workload, directory, cold, patience)
                     with _new_file(directory) as out:
                         seconds = process.run(workload, inputs, out)
                     times[process.contender.name].seconds.append(seconds)
@@ -188,7 +188,7 @@ def _rehearse(
     with contextlib.ExitStack() as stack:
         first: np.ndarray | None = None
         for process in processes:
-            _prepare(inputs, workload)
+            _prepare(inputs, workload, directory)
             out = stack.enter_context(_new_file(directory)) if first is None else None
             with contextlib.nullcontext(out) if out else _new_file(directory) as path:
                 # Compilation takes more memory than the work, and a worker's maps fill up.
@@ -218,7 +218,13 @@ def _compare(ours: np.ndarray, theirs: np.ndarray, workload: Workload, who: Cont
             )
 
 
-def _prepare(inputs: Inputs, workload: Workload, cold: bool = False, patience: float = 0.0) -> None:
+def _prepare(
+    inputs: Inputs,
+    workload: Workload,
+    directory: Path,
+    cold: bool = False,
+    patience: float = 0.0,
+) -> None:
     """The same state of the machine for everybody."""
     wait_for_idle(patience)
     paths = (inputs.a, inputs.b)[: workload.inputs]
@@ -233,7 +239,7 @@ def _prepare(inputs: Inputs, workload: Workload, cold: bool = False, patience: f
                 f"{share:.0%} of {path} stayed in the page cache: another process has it mapped"
             )
     if workload.writes_field:
-        provide(os.path.getsize(inputs.a))
+        provide(directory, os.path.getsize(inputs.a))
 
 
 @contextlib.contextmanager

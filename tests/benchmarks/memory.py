@@ -13,6 +13,7 @@ import ctypes
 import mmap
 import os
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,9 @@ __all__ = ["Peak", "Watch", "cached_share", "evict", "provide", "warm"]
 
 _PERIOD = 0.01
 _CACHESTAT = 451
-_POPULATE_WRITE = 23  # MADV_POPULATE_WRITE, which the mmap module of Python 3.11 does not name
+
+_RETURNED = 2.2
+"""Seconds after which Linux has given back to the host what was freed before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,20 +103,26 @@ def evict(path: str) -> None:
         os.close(fd)
 
 
-def provide(size: int) -> None:
-    """Make sure that so much free memory really is there.
+def provide(directory: Path, size: int) -> None:
+    """Make sure that free memory for a new file of that size really is there.
 
-    A virtual machine may have given free memory back to its host, and every page then has to be
-    fetched from there at its first use: tens of times slower, for whoever happens to be next.
+    A virtual machine may give free memory back to its host, and every page then has to be
+    fetched again at its first use: eight times slower than to write into pages that are there,
+    for whoever happens to be next. So a file of that size is written, and removed just before
+    it is somebody's turn. Its pages, in the large blocks that files get, are the next to be
+    used. Anonymous memory was rejected: its small blocks were not the ones used next.
     """
-    memory = mmap.mmap(-1, size)
+    path = directory / f"provide-{os.urandom(4).hex()}"
     try:
-        memory.madvise(_POPULATE_WRITE)
-    except OSError:
-        for page in range(0, size, mmap.PAGESIZE):
-            memory[page] = 1
+        with open(path, "wb", buffering=0) as file:
+            block = bytes(2**20)
+            for first in range(0, size, len(block)):
+                file.write(block[: size - first])
+        # Linux looks for memory to give back some two seconds after some was freed. What was
+        # freed before is gone by then, and the next two seconds belong to whoever's turn it is.
+        time.sleep(_RETURNED)
     finally:
-        memory.close()
+        path.unlink(missing_ok=True)
 
 
 class _Range(ctypes.Structure):

@@ -50,10 +50,10 @@ def test_ctrl_c_in_mid_job(start, executor, privilege, to):
     program.wait_running()
     began = time.monotonic()
     interrupt(program, to)
-    # A process that Ctrl-C ended, so that a shell's loop over scripts ends too.
-    assert program.process.wait(20) == -signal.SIGINT
+    returned, out, err = program.end()
     assert time.monotonic() - began < SOON
-    _, out, err = program.end()
+    # A process that Ctrl-C ended, so that a shell's loop over scripts ends too.
+    assert returned == -signal.SIGINT
     assert "interrupted: kernel spin was interrupted after" in out
     assert "of 64 regions" in out
     assert err.rstrip().splitlines()[-1].startswith("hyperslab.JobInterrupted")

@@ -151,7 +151,7 @@ def test_twice_as_many_tasks_as_workers_are_in_flight_and_never_more(workers: in
         hs.Engine(executor=recorder, progress=False) as engine,
     ):
         job = engine.plan(plus_1d, a, np.ones(1), hs.write(out), region=4096)
-        assert job.tasks > 8 * workers
+        assert job.tasks >= 4 * workers
         job.run()
     assert len(recorder.bytes_down) == job.tasks
     assert recorder.most_flying == 2 * workers

@@ -132,7 +132,7 @@ def build(
         types=tuple(
             argument_type(a, order, grid) for a, order in zip(complete, orders, strict=True)
         ),
-        equal_lengths=equal_lengths(complete, len(domain)),
+        equal_lengths=equal_lengths(complete, grid),
         grid=grid,
         batch=partition.choose_batch(
             grid,
