@@ -26,7 +26,7 @@ from hyperslab.errors import (
 )
 from hyperslab.planning.declare import ORIGIN, accumulate, read, update, write
 from hyperslab.planning.plan import Plan
-from hyperslab.report import Report
+from hyperslab.running.report import Report
 
 __version__ = "0.1.0"
 

@@ -13,13 +13,13 @@ from typing import Any
 
 from hyperslab import settings as configuration
 from hyperslab.compiler import Kernel
-from hyperslab.coordinator import drive
 from hyperslab.errors import HyperslabError
 from hyperslab.planning import planner
 from hyperslab.planning.plan import Plan
-from hyperslab.pool import Pool, make_pool
-from hyperslab.progress import make_progress
-from hyperslab.report import Report
+from hyperslab.running.coordinator import drive
+from hyperslab.running.pool import Pool, make_pool
+from hyperslab.running.progress import make_progress
+from hyperslab.running.report import Report
 from hyperslab.session import session_directory
 from hyperslab.settings import Progress, Settings
 

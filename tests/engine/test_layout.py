@@ -10,7 +10,7 @@ from planning import array, plan
 from strategies import boundaries, halos, orders, regions, shapes
 
 import hyperslab as hs
-from hyperslab.layout import equal_lengths
+from hyperslab.planning.layout import equal_lengths
 from hyperslab.planning.plan import Plan
 from hyperslab_workers.access import Placement
 from hyperslab_workers.bindings import bind

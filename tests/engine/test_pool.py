@@ -19,7 +19,7 @@ import pytest
 from chaos import boards, running, wait_until, workers_of
 
 import hyperslab as hs
-from hyperslab.pool import death_of, uninterrupted
+from hyperslab.running.pool import death_of, uninterrupted
 
 ROWS, COLUMNS = 64, 32768
 LONG = 2_000_000_000

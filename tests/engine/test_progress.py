@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from hyperslab import progress
-from hyperslab.progress import make_progress
+from hyperslab.running import progress
+from hyperslab.running.progress import make_progress
 
 
 @pytest.fixture

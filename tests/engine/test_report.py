@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from hyperslab.report import Report, Span
+from hyperslab.running.report import Report, Span
 
 REPORT = Report(
     kernel="anomaly",

@@ -24,7 +24,7 @@ from hyperslab.jobs.checking import Step, check_steps, never_written
 from hyperslab.jobs.document import Problem, spec_error
 from hyperslab.jobs.files import Output, create_outputs, open_files
 from hyperslab.jobs.spec import Draft, read_draft
-from hyperslab.report import Report
+from hyperslab.running.report import Report
 from hyperslab.settings import Progress
 
 __all__ = ["Job", "StepReport", "prepare"]

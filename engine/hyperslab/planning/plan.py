@@ -21,7 +21,7 @@ from hyperslab_workers.kernel import ArgumentType
 from hyperslab_workers.task import Argument
 
 if TYPE_CHECKING:
-    from hyperslab.report import Report
+    from hyperslab.running.report import Report
 
 __all__ = ["Memory", "Plan", "TaskRange"]
 

@@ -21,10 +21,10 @@ import numpy as np
 from hyperslab.arrays import Array
 from hyperslab.compiler import Kernel, check_dtype
 from hyperslab.errors import KernelError, PlanError
-from hyperslab.layout import argument_type, buffer_order, equal_lengths
 from hyperslab.planning import partition
 from hyperslab.planning.declare import ORIGIN, Declaration, read
 from hyperslab.planning.interference import check_interference
+from hyperslab.planning.layout import argument_type, buffer_order, equal_lengths
 from hyperslab.planning.memory import Budget, budget
 from hyperslab.planning.plan import Plan
 from hyperslab.planning.projection import project
@@ -36,7 +36,7 @@ from hyperslab_workers.reduction import is_exact
 from hyperslab_workers.task import Argument, Origin, Value
 
 if TYPE_CHECKING:
-    from hyperslab.report import Report
+    from hyperslab.running.report import Report
 
 __all__ = ["build"]
 

@@ -28,13 +28,13 @@ from pathlib import Path
 
 from hyperslab.compiler import compile_kernel, publish
 from hyperslab.errors import JobInterrupted
-from hyperslab.failures import lost, never_started, raise_failure
-from hyperslab.interruption import exit_as_interrupted_if_uncaught
-from hyperslab.merging import Merger
 from hyperslab.planning.plan import Plan
-from hyperslab.pool import Death, Pool, death_of
-from hyperslab.progress import ProgressDisplay
-from hyperslab.report import Report, Span
+from hyperslab.running.failures import lost, never_started, raise_failure
+from hyperslab.running.interruption import exit_as_interrupted_if_uncaught
+from hyperslab.running.merging import Merger
+from hyperslab.running.pool import Death, Pool, death_of
+from hyperslab.running.progress import ProgressDisplay
+from hyperslab.running.report import Report, Span
 from hyperslab_workers.access import Placement, Privilege
 from hyperslab_workers.board import FINISHED, IDLE, RUNNING, WRITING, Board
 from hyperslab_workers.task import Job, Outcome, Task

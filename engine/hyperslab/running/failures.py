@@ -16,7 +16,7 @@ from hyperslab.errors import (
     WorkerLost,
 )
 from hyperslab.planning.plan import Plan
-from hyperslab.pool import Death
+from hyperslab.running.pool import Death
 from hyperslab_workers.access import Access, Privilege
 from hyperslab_workers.box import Box
 from hyperslab_workers.kernel import ArrayType
