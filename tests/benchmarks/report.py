@@ -84,6 +84,10 @@ def _head(results: Results) -> Iterator[str]:
     yield "result's file, computing. Results are compared before anything is timed. Nobody waits"
     yield "for the disk: new files are in the page cache when time is up."
     yield ""
+    yield "Before a run that makes a large file, as much free memory is made sure of: a virtual"
+    yield "machine gives free memory back to its host, and whoever comes next would pay for it."
+    yield "What takes longer than two seconds may still lose some of it meanwhile."
+    yield ""
     yield "| workload | what |"
     yield "| --- | --- |"
     for workload in WORKLOADS:

@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         directory = Path(scratch)
         inputs = make_inputs(options.data or directory, shape)
         results = Results(
-            command=f"python tests/benchmarks/run.py {shlex.join(sys.argv[1:])}".strip(),
+            command=_command(options, sys.argv[1:] if arguments is None else arguments),
             shape=shape,
             facts=facts(directory),
             versions=versions(),
@@ -83,6 +83,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         print(f"\n{page}")
     return 0
+
+
+def _command(options: argparse.Namespace, arguments: Sequence[str]) -> str:
+    """The command line without the directories, which nobody else has."""
+    own = {f"--{name}" for name in ("data", "scratch")} | {
+        str(path) for path in (options.data, options.scratch)
+    }
+    kept = [a for a in arguments if a not in own and a.partition("=")[0] not in own]
+    return shlex.join(["python", "tests/benchmarks/run.py", *kept])
 
 
 def _alone(directory: Path) -> dict[str, float]:

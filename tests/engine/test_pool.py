@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import random
@@ -19,6 +20,7 @@ import pytest
 from chaos import boards, running, wait_until, workers_of
 
 import hyperslab as hs
+from hyperslab.running.interruption import interrupts_kept
 from hyperslab.running.pool import death_of, uninterrupted
 
 ROWS, COLUMNS = 64, 32768
@@ -341,6 +343,30 @@ def test_a_broken_pool_tells_what_killed_its_worker(text, name, words):
     death = death_of(RuntimeError(text))
     assert death.signal == name
     assert words in death.cause
+
+
+def test_a_ctrl_c_that_a_library_swallows_is_not_lost():
+    went_on = []
+    with pytest.raises(KeyboardInterrupt), interrupts_kept():
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+        went_on.append(True)
+    assert went_on
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with interrupts_kept():
+        pass
+
+
+def test_a_handler_of_the_programs_own_is_left_alone():
+    heard = []
+    previous = signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
+    try:
+        with interrupts_kept():
+            os.kill(os.getpid(), signal.SIGINT)
+        assert heard == [signal.SIGINT]
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def test_ctrl_c_waits_for_what_must_not_be_cut_in_half():

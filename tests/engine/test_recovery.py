@@ -117,7 +117,10 @@ def kill(pid: int, number: int = signal.SIGKILL) -> None:
 
 
 def alive(pid: int) -> bool:
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def undisturbed(bench: Bench, privilege: str) -> bytes:

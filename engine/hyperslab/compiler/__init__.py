@@ -2,7 +2,7 @@
 
 ::
 
-    kernel()          a plain function, wrapped and checked; Numba is not imported   kernel.py
+    kernel()          a plain function, checked and wrapped; Numba is not imported   decorator.py
        |
     compile_kernel()  one signature at a time, cached on the Kernel                  build.py
        |-- check      can a kernel take these dtypes?                                signature.py
@@ -19,7 +19,8 @@ compiled: ``import hyperslab`` does not.
 """
 
 from hyperslab.compiler.build import CompiledKernel, compile_kernel, publish
-from hyperslab.compiler.kernel import Kernel, kernel
+from hyperslab.compiler.decorator import kernel
+from hyperslab.compiler.kernel import Kernel
 from hyperslab.compiler.signature import check_dtype, describe
 
 __all__ = [

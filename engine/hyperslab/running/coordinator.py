@@ -30,7 +30,7 @@ from hyperslab.compiler import compile_kernel, publish
 from hyperslab.errors import JobInterrupted
 from hyperslab.planning.plan import Plan
 from hyperslab.running.failures import lost, never_started, raise_failure
-from hyperslab.running.interruption import exit_as_interrupted_if_uncaught
+from hyperslab.running.interruption import exit_as_interrupted_if_uncaught, interrupts_kept
 from hyperslab.running.merging import Merger
 from hyperslab.running.pool import Death, Pool, death_of
 from hyperslab.running.progress import ProgressDisplay
@@ -77,11 +77,12 @@ def drive(plan: Plan, pool: Pool, session: Path, progress: ProgressDisplay) -> R
     """
     started = time.monotonic()
     try:
-        # Workers start while the kernel is compiled.
-        pool.start()
-        before = time.monotonic()
-        compiled = compile_kernel(plan.kernel, plan.types, equal_shapes=plan.equal_lengths)
-        compile_seconds = time.monotonic() - before
+        with interrupts_kept():
+            # Workers start while the kernel is compiled.
+            pool.start()
+            before = time.monotonic()
+            compiled = compile_kernel(plan.kernel, plan.types, equal_shapes=plan.equal_lengths)
+            compile_seconds = time.monotonic() - before
     except KeyboardInterrupt:
         raise _interrupted(plan, "before its first region") from None
     pool.lock_roots |= _lock_roots(plan)

@@ -1,4 +1,4 @@
-"""Makes a script that Ctrl-C stopped end as interrupted scripts do.
+"""Ctrl-C is not lost, and a script that it stopped ends as interrupted scripts do.
 
 Python ends a process that an uncaught ``KeyboardInterrupt`` leaves by the signal itself, which
 is how a shell knows that it has to leave its loop over scripts too. It does so for exactly
@@ -11,12 +11,15 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
+import signal
 import sys
-from types import TracebackType
+import threading
+from collections.abc import Iterator
+from types import FrameType, TracebackType
 
 from hyperslab.errors import JobInterrupted
 
-__all__ = ["exit_as_interrupted_if_uncaught"]
+__all__ = ["exit_as_interrupted_if_uncaught", "interrupts_kept"]
 
 _armed = False
 _uncaught = False
@@ -36,6 +39,34 @@ def exit_as_interrupted_if_uncaught() -> None:
         previous(kind, error, trace)
 
     sys.excepthook = hook
+
+
+@contextlib.contextmanager
+def interrupts_kept() -> Iterator[None]:
+    """Raise a Ctrl-C at the end of the block, if a library has swallowed it inside.
+
+    Numba and what it imports hold many an ``except:``; a job of hours would then go on as if
+    nobody had asked it to stop. A handler that the program has set itself is left alone.
+    """
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    ):
+        yield
+        return
+    seen: list[int] = []
+
+    def heed(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+        signal.default_int_handler(number, frame)
+
+    signal.signal(signal.SIGINT, heed)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if seen:
+        raise KeyboardInterrupt
 
 
 # Registered at import, so that it runs after almost all else: whatever executes source text

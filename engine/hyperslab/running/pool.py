@@ -344,7 +344,13 @@ class ForeignPool:
         """Hand a task to the user's executor."""
         from hyperslab_workers.execute import execute
 
-        return self._executor.submit(execute, task), self.generation
+        if not isinstance(self._executor, ThreadPoolExecutor):
+            return self._executor.submit(execute, task), self.generation
+        # Ctrl-C within its submit can leave a thread that it does not know of, for which the
+        # program then waits at exit for ever.
+        futures: list[Future[Outcome]] = []
+        uninterrupted(lambda: futures.append(self._executor.submit(execute, task)))
+        return futures[0], self.generation
 
     def restart(self, generation: int) -> bool:
         """It is not ours to replace."""
