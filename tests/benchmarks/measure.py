@@ -86,8 +86,10 @@ class Process:
         """Have a workload computed; returns seconds."""
         request = {"workload": workload.name, "a": inputs.a, "b": inputs.b, "out": str(out)}
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
+        # Should it be gone, the missing answer tells.
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
         answer = self._answer()
         if "error" in answer:
             raise SystemExit(f"{self.contender.name}, {workload.name}:\n{answer['error']}")
