@@ -15,11 +15,13 @@ from strategies import access, halos, orders, regions, shapes, virtual
 from hyperslab.errors import PlanError
 from hyperslab.planning.partition import (
     BUFFERED_TARGET,
+    LEAF_TARGET,
     TASK_TARGET,
     TOUCHED_TARGET,
     align,
     checked_region,
     choose_batch,
+    choose_leaf,
     choose_region,
     fixed_buffers,
     region_cost,
@@ -180,8 +182,8 @@ def test_a_domain_that_no_array_follows_is_split_all_the_same():
     assert choose_region((10, 70), [], frozenset({1}), None) == (10, 2)
     grid = Grid((640, 7), (10, 7))
     assert choose_batch(grid, [], workers=8) == 2
-    assert choose_batch(grid, [], workers=8, private=100) == 1
-    assert choose_batch(Grid((640,), (1,)), [], workers=1, private=100) == 10
+    assert choose_leaf(grid, [], private=100) == 1
+    assert choose_leaf(Grid((640,), (1,)), [], private=100) == 10
 
 
 def test_a_small_job_has_work_for_several_workers():
@@ -249,43 +251,55 @@ def test_the_way_out_works():
 
 
 @given(jobs(), st.integers(1, 300), st.integers(0, 3), st.integers(0, 2**30))
-def test_a_batch_is_within_the_grid_and_its_boxes_within_a_message(
+def test_tasks_are_whole_leaves_within_the_grid_and_their_boxes_within_a_message(
     job, workers, footprints, private
 ):
     domain, accesses = job
     grid = Grid(domain, choose_region(domain, accesses, split_axes(domain, accesses), accesses[0]))
-    batch = choose_batch(grid, accesses, workers=workers, footprints=footprints, private=private)
-    assert 1 <= batch <= max(len(grid), 1)
+    leaf = choose_leaf(grid, accesses, footprints=footprints, private=private)
+    batch = choose_batch(grid, accesses, workers=workers, leaf=leaf, footprints=footprints)
+    assert 1 <= leaf <= batch <= max(len(grid), 1)
+    assert batch % leaf == 0
     assert batch == 1 or batch * footprints <= 16
     touched = region_cost(accesses, grid.region).touched
-    assert batch == 1 or batch * touched <= max(TASK_TARGET, 4 * private)
+    assert leaf == 1 or leaf * touched <= max(LEAF_TARGET, 4 * private)
+    assert batch == leaf or batch * touched <= TASK_TARGET
 
 
 def test_small_regions_are_batched_and_large_ones_are_not():
-    def batch(shape, region, private=0, workers=2):
-        grid = Grid(shape, region)
-        return choose_batch(grid, [access(virtual(shape))], workers=workers, private=private)
+    def batch(shape, region, workers=2):
+        return choose_batch(Grid(shape, region), [access(virtual(shape))], workers=workers)
 
-    assert batch((10**6,), (1000,), private=1) == 65  # 256 KiB of 4 kB
-    assert batch((10**6,), (1000,), workers=100) == 65
+    assert batch((10**6,), (1000,), workers=100) == 65  # 256 KiB of 4 kB
     assert batch((10**6,), (1000,)) == 125  # four for each worker
-    assert batch((10**10,), (8 * 2**20,)) == 1
-    assert batch((10**10,), (2**18,)) == 32
-    assert batch((10**10,), (2**18,), private=2**26) == 256
+    assert batch((10**10,), (32 * 2**20,)) == 1
+    assert batch((10**10,), (2**18,)) == 128
     assert batch((0,), (1,)) == 1
 
 
-def test_what_is_private_does_not_move_the_batch_by_its_placement():
+def test_leaves_are_geometry_and_cost_more_than_their_merge():
+    def leaf(shape, region, private=1):
+        return choose_leaf(Grid(shape, region), [access(virtual(shape))], private=private)
+
+    assert leaf((10**6,), (1000,)) == 65  # 256 KiB of 4 kB
+    assert leaf((10**10,), (8 * 2**20,)) == 1
+    assert leaf((10**10,), (2**18,)) == 32
+    assert leaf((10**10,), (2**18,), private=2**26) == 256
+    assert leaf((10**10,), (2**18,), private=0) == 1
+    assert leaf((0,), (1,)) == 1
+
+
+def test_what_is_private_does_not_move_the_leaves_by_its_placement():
     grid = Grid((10**6,), (1000,))
     t = access(virtual((10**6,)))
 
-    def batch(placement):
+    def leaf(placement):
         counts = access(
             virtual((1000,), "i8"), Privilege.ACCUMULATE, (None,), op="add", placement=placement
         )
-        return choose_batch(grid, [t, counts], workers=2, private=counts.array.nbytes)
+        return choose_leaf(grid, [t, counts], private=counts.array.nbytes)
 
-    assert batch(Placement.PRIVATE) == batch(Placement.DIRECT)
+    assert leaf(Placement.PRIVATE) == leaf(Placement.DIRECT)
 
 
 def test_cost_counts_halos_and_buffers():

@@ -71,9 +71,8 @@ def test_the_geometry_depends_on_neither_workers_nor_memory(name):
                 _follow_the_remedy(str(error), shape, workers, memory)
                 continue
             assert made.grid == reference.grid
-            # Tasks may follow the workers only where nothing is summed over their regions.
-            if any(d is not None and d.op and d.footprint is None for d in made.declarations):
-                assert made.batch == reference.batch
+            assert made.leaf == reference.leaf
+            assert made.batch % made.leaf == 0
             assert made.types == reference.types
             assert made.buffer_orders == reference.buffer_orders
             assert 1 <= made.memory.at_once <= workers

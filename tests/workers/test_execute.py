@@ -79,6 +79,7 @@ class Workbench:
             kernel=publish(compiled, scratch),
             arguments=plan.arguments,
             grid=plan.grid,
+            leaf=ROWS,
             buffer_orders=plan.buffer_orders,
             board=self.board.path,
             scratch=str(scratch),
@@ -153,6 +154,15 @@ def test_small_partials_travel_and_large_ones_lie_in_a_file(bench):
     assert partial.data is None
     assert Path(partial.path).stat().st_size == large.nbytes
     assert len(pickle.dumps(outcome)) < 500
+
+
+def test_every_leaf_has_a_partial_of_its_own(bench):
+    sums = hs.from_array(np.zeros(COLUMNS))
+    outcome = execute(bench.job(add_all, bench.values, hs.accumulate(sums), leaf=2)(0, 5))
+    found = [np.frombuffer(partial.data) for partial in outcome.partials]
+    values = np.asarray(bench.values)
+    expected = [values[lo:hi].sum(axis=0) for lo, hi in ((0, 2), (2, 4), (4, 5))]
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_an_exception_in_the_kernel_comes_back_as_plain_data(bench):

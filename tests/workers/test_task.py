@@ -20,6 +20,7 @@ def make_job(**changes):
         "kernel": KernelRef("/scratch/kernel", "0" * 64, "anomaly"),
         "arguments": (access(array), Value("factor", 1.5), Value("w", np.eye(3)), Origin("at")),
         "grid": Grid(array.shape, (8, 361, 720)),
+        "leaf": 1,
         "buffer_orders": ("C",) * 4,
         "board": "/scratch/board",
         "scratch": "/scratch",

@@ -186,6 +186,10 @@ class PrivateBinding(_ArrayBinding):
         super().begin_task()
         # C order whatever the file's: partials are merged element by element.
         self.values = self._buffer(self.array.shape)
+        self.begin_leaf()
+
+    def begin_leaf(self) -> None:
+        """Start again from the identity."""
         assert self.access.op is not None
         self.values.fill(identity(self.access.op, self.array.dtype))
 

@@ -31,7 +31,7 @@ from hyperslab_workers.task import Failure, Job, Outcome, Partial, Task
 __all__ = ["execute"]
 
 _SENT_WHOLE = 64 * 1024
-"""Partials up to this many bytes travel in the Outcome; a pipe's buffer holds as much."""
+"""Partials of up to this many bytes in all travel in the Outcome: a pipe's buffer holds as much."""
 
 _LOOK_UP = 1.0
 """Seconds after which a wait for a lock is interrupted to see whether the job was called off."""
@@ -102,6 +102,7 @@ class _Run:
     def perform(self, task: Task) -> tuple[Partial, ...]:
         """Run all regions; raise whatever goes wrong, with :attr:`current` telling where."""
         self.done, self.current = 0, None
+        partials: list[Partial] = []
         self._board.begin(task.slot, task.start, os.getpid())
         try:
             for binding in self._bindings:
@@ -113,8 +114,9 @@ class _Run:
                 self._board.region(task.slot, index, self.done)
                 self._region(task, index)
                 self.done += 1
+                if (index + 1) % self.job.leaf == 0 or index + 1 == task.stop:
+                    partials += self._partials(task, index)
             self.current = None
-            partials = tuple(self._partials(task))
         except BaseException:
             self._board.fail(task.slot)
             raise
@@ -122,7 +124,7 @@ class _Run:
             for binding in self._bindings:
                 binding.end_task()
         self._board.finish(task.slot, self.done)
-        return partials
+        return tuple(partials)
 
     def _region(self, task: Task, index: int) -> None:
         region = self.job.grid.box(index)
@@ -204,16 +206,19 @@ class _Run:
             time.sleep(pause)
             pause = min(pause * 1.5, 0.002)
 
-    def _partials(self, task: Task) -> Iterator[Partial]:
+    def _partials(self, task: Task, index: int) -> Iterator[Partial]:
+        """What the leaf that ends with that region has accumulated in private."""
+        leaves = -(-(task.stop - task.start) // self.job.leaf)
         for position, binding in enumerate(self._bindings):
             if not isinstance(binding, PrivateBinding):
                 continue
-            if binding.values.nbytes <= _SENT_WHOLE:
+            if leaves * binding.values.nbytes <= _SENT_WHOLE:
                 yield Partial(position, binding.values.tobytes(), None)
             else:
-                path = Path(self.job.scratch) / f"partial-{task.index}-{position}"
+                path = Path(self.job.scratch) / f"partial-{task.index}-{index}-{position}"
                 binding.values.tofile(path)
                 yield Partial(position, None, str(path))
+            binding.begin_leaf()
 
 
 def _jobs() -> OrderedDict[str, _Run]:

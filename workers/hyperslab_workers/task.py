@@ -54,6 +54,9 @@ class Job:
     grid: Grid
     """The regions."""
 
+    leaf: int
+    """Consecutive regions over which a private accumulation runs; tasks are whole leaves."""
+
     buffer_orders: tuple[Literal["C", "F"], ...]
     """For each argument the memory order of a private copy of it, "C" or "F"."""
 
@@ -133,7 +136,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Partial:
-    """A task's own contribution to an accumulated array."""
+    """The contribution of a task's leaf to an accumulated array."""
 
     argument: int
     """Which argument it belongs to."""
@@ -165,7 +168,7 @@ class Outcome:
     """Regions finished."""
 
     partials: tuple[Partial, ...] = ()
-    """Contributions to accumulated arrays."""
+    """Contributions to accumulated arrays, in the order of their leaves."""
 
     failure: Failure | None = None
     """What went wrong, if anything did."""

@@ -25,20 +25,24 @@ kernel that fills them and the system call that takes them to the file."""
 TOUCHED_TARGET = 16 * 2**20
 """Bytes of all arrays a region: large enough that a region's fixed cost does not count."""
 
-TASK_TARGET = 32 * 2**20
-"""Bytes a task, some ten milliseconds of a memory-bound kernel."""
-
-TASKS = 64
-"""Tasks that a job with private accumulations is split into as long as they stay below the
-target: enough that the last one running does not leave the other workers idle for long."""
+TASK_TARGET = 128 * 2**20
+"""Bytes a task, some ten milliseconds of a memory-bound kernel. On a machine where every core is
+busy a task is a millisecond on its way: at a quarter of this size workers waited for a third
+of the time."""
 
 TASKS_PER_WORKER = 4
-"""Tasks for each worker that any other job is split into as long as they stay below the target.
-Where nothing is accumulated in private, how regions are put together into tasks changes no bit,
-and a task costs a fifth of a millisecond on its way."""
+"""Tasks for each worker that a job is split into as long as they stay below the target: enough
+that the last one running does not leave the other workers idle for long."""
 
 SMALLEST_TASK = 256 * 2**10
 """Bytes below which a task is not worth sending."""
+
+LEAVES = 64
+"""Leaves that a job with private accumulations is split into as long as they stay below the
+target: a task is made of whole leaves, so this is how many workers can share the work."""
+
+LEAF_TARGET = 32 * 2**20
+"""Bytes a leaf."""
 
 SMALL_PARTS = 16
 """Regions that a job gets at least, where they would not be smaller than a MiB: nobody knows how
@@ -198,7 +202,7 @@ def choose_region(
 def _equal_parts(domain: tuple[int, ...], splittable: frozenset[int]) -> tuple[int, ...]:
     """Regions of a domain that no array follows: there are no bytes to go by, only work."""
     region = [max(n, 1) for n in domain]
-    parts = TASKS
+    parts = LEAVES
     for axis in sorted(splittable):
         region[axis] = max(1, -(-domain[axis] // parts))
         parts = max(1, parts // max(domain[axis], 1))
@@ -245,15 +249,44 @@ def checked_region(
     return tuple(region)
 
 
-def choose_batch(
-    grid: Grid,
-    accesses: Sequence[Access],
-    *,
-    workers: int,
-    footprints: int = 0,
-    private: int = 0,
+def choose_leaf(
+    grid: Grid, accesses: Sequence[Access], *, footprints: int = 0, private: int = 0
 ) -> int:
-    """Consecutive regions in one task.
+    """Consecutive regions over which a private accumulation runs before it is merged.
+
+    This is where sums are rounded, so it is geometry: neither workers nor memory have a say.
+
+    Parameters
+    ----------
+    grid : Grid
+        The regions.
+    accesses : sequence of Access
+        What they touch.
+    footprints : int
+        Number of arguments with a footprint.
+    private : int
+        Bytes of everything that may be accumulated in private, whether the budget allows it or
+        not; 0 where nothing is, and a leaf is a region.
+    """
+    count = len(grid)
+    if not private or not count:
+        return 1
+    leaf = -(-count // LEAVES)
+    touched = region_cost(accesses, grid.region).touched
+    if touched:
+        # Merging a partial should cost little beside computing it.
+        most = max(LEAF_TARGET, 4 * private)
+        least = max(SMALLEST_TASK, 4 * private)
+        leaf = max(min(leaf, most // touched), least // touched, 1)
+    return min(leaf, _most_regions(footprints), count)
+
+
+def choose_batch(
+    grid: Grid, accesses: Sequence[Access], *, workers: int, leaf: int = 1, footprints: int = 0
+) -> int:
+    """Consecutive regions in one task: whole leaves, as many as suit the workers.
+
+    How leaves are put together into tasks changes no bit.
 
     Parameters
     ----------
@@ -262,28 +295,26 @@ def choose_batch(
     accesses : sequence of Access
         What they touch.
     workers : int
-        Worker processes; of no influence where anything is accumulated in private, because such
-        an accumulation runs over all regions of a task before it is merged.
+        Worker processes.
+    leaf : int
+        Regions in one leaf.
     footprints : int
         Number of arguments with a footprint.
-    private : int
-        Bytes of everything that may be accumulated in private, whether the budget allows it or
-        not: what it allows must not move the places where rounding happens.
     """
     count = len(grid)
     if count == 0:
         return 1
+    batch = -(-count // (TASKS_PER_WORKER * workers))
     touched = region_cost(accesses, grid.region).touched
-    batch = -(-count // (TASKS if private else TASKS_PER_WORKER * workers))
     if touched:
-        # Merging a partial should cost little beside computing it.
-        most = max(TASK_TARGET, 4 * private)
-        least = max(SMALLEST_TASK, 4 * private)
-        batch = max(min(batch, most // touched), least // touched, 1)
-    if footprints:
-        # Their boxes travel in the task, which is to stay below 4 KB.
-        batch = min(batch, max(1, 16 // footprints))
-    return min(batch, count)
+        batch = max(min(batch, TASK_TARGET // touched), SMALLEST_TASK // touched)
+    batch = min(batch, _most_regions(footprints), count)
+    return max(batch // leaf, 1) * leaf
+
+
+def _most_regions(footprints: int) -> int:
+    """Regions in a task, whose footprints travel in it: it is to stay below 4 KB."""
+    return max(1, 16 // footprints) if footprints else 2**62
 
 
 def representatives(grid: Grid) -> list[Box]:

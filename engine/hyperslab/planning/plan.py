@@ -81,8 +81,11 @@ class Plan:
     grid: Grid
     """The regions."""
 
+    leaf: int
+    """Consecutive regions over which a private accumulation runs before it is merged."""
+
     batch: int
-    """Consecutive regions in one task."""
+    """Consecutive regions in one task: one leaf or more."""
 
     buffer_orders: tuple[Literal["C", "F"], ...]
     """Memory order of a private copy of each argument."""

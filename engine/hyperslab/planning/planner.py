@@ -125,6 +125,7 @@ def build(
     ]
     accesses = [a for a in complete if isinstance(a, Access)]
     footprints = sum(d is not None and d.footprint is not None for d in declarations)
+    leaf = partition.choose_leaf(grid, accesses, footprints=footprints, private=private)
     orders = tuple(buffer_order(a) for a in complete)
     return Plan(
         kernel=kernel,
@@ -134,12 +135,9 @@ def build(
         ),
         equal_lengths=equal_lengths(complete, grid),
         grid=grid,
+        leaf=leaf,
         batch=partition.choose_batch(
-            grid,
-            accesses,
-            workers=settings.workers,
-            footprints=footprints,
-            private=private,
+            grid, accesses, workers=settings.workers, leaf=leaf, footprints=footprints
         ),
         buffer_orders=orders,
         ordered=any(

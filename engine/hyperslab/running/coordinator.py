@@ -93,6 +93,7 @@ def drive(plan: Plan, pool: Pool, session: Path, progress: ProgressDisplay) -> R
             kernel=publish(compiled, session),
             arguments=plan.arguments,
             grid=plan.grid,
+            leaf=plan.leaf,
             buffer_orders=plan.buffer_orders,
             board=board.path,
             scratch=str(directory),
