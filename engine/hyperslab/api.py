@@ -13,7 +13,7 @@ from typing import Any
 
 from hyperslab import settings as configuration
 from hyperslab.compiler import Kernel
-from hyperslab.errors import HyperslabError
+from hyperslab.errors import HyperslabError, PlanError
 from hyperslab.planning import planner
 from hyperslab.planning.plan import Plan
 from hyperslab.running.coordinator import drive
@@ -117,6 +117,8 @@ class Engine:
         progress: Progress | None = None,
     ) -> Report:
         """Run a kernel on every region of a domain. See :func:`hyperslab.run`."""
+        if progress is not None:
+            progress = configuration.checked_progress(progress)
         job = self.plan(kernel, *arguments, over=over, region=region)
         return self._drive(job, progress=progress)
 
@@ -204,6 +206,14 @@ def default_engine() -> Engine:
         return _default
 
 
+def _chosen(engine: Engine | None) -> Engine:
+    if engine is None:
+        return default_engine()
+    if not isinstance(engine, Engine):
+        raise PlanError(f"engine={engine!r} is no engine; make one with hs.Engine(...)")
+    return engine
+
+
 def run(
     kernel: Kernel,
     *arguments: Any,
@@ -258,7 +268,7 @@ def run(
     >>> int(out[0])
     45
     """
-    chosen = engine or default_engine()
+    chosen = _chosen(engine)
     return chosen.run(kernel, *arguments, over=over, region=region, progress=progress)
 
 
@@ -274,7 +284,7 @@ def plan(
     Takes what :func:`run` takes. ``print(plan.explain())`` tells a person, ``plan.run()`` runs
     it.
     """
-    chosen = engine or default_engine()
+    chosen = _chosen(engine)
     return chosen.plan(kernel, *arguments, over=over, region=region)
 
 

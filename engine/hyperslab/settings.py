@@ -16,7 +16,7 @@ from typing import Literal
 from hyperslab.errors import PlanError
 from hyperslab.units import parse_bytes
 
-__all__ = ["Progress", "Settings", "resolve"]
+__all__ = ["Progress", "Settings", "checked_progress", "resolve"]
 
 Progress = bool | Literal["auto"]
 
@@ -95,8 +95,8 @@ def resolve(
         if text not in choices:
             raise PlanError(f"HYPERSLAB_PROGRESS={text!r} is not known; give auto, 1 or 0")
         progress = choices[text]
-    elif progress not in (True, False, "auto"):
-        raise PlanError(f'progress={progress!r} is not known; give True, False or "auto"')
+    else:
+        progress = checked_progress(progress)
     if lock_timeout is not None:
         lock_timeout = _checked_seconds(lock_timeout, "lock_timeout")
     elif text := environ.get("HYPERSLAB_LOCK_TIMEOUT"):
@@ -110,6 +110,13 @@ def resolve(
         lock_timeout=lock_timeout,
         progress=progress,
     )
+
+
+def checked_progress(value: Progress) -> Progress:
+    """`value`, or a PlanError where it is none of the choices."""
+    if not isinstance(value, bool) and value != "auto":
+        raise PlanError(f'progress={value!r} is not known; give True, False or "auto"')
+    return value
 
 
 def _checked_workers(value: object, name: str) -> int:

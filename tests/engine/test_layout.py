@@ -119,6 +119,19 @@ def test_contiguous_arguments_need_no_axis():
     assert (kind.layout, kind.unit_axis) == ("C", None)
 
 
+@pytest.mark.parametrize("boundary", ["nearest", "reflect", "wrap", 0.0])
+@pytest.mark.parametrize("width", [3, 15, 25, (15, 0), (0, 25), 70])
+def test_a_halo_wider_than_a_region(width, boundary):
+    """Some regions beyond the first and the last are padded copies, those between the map."""
+    field = hs.from_array(np.zeros((7, 60)))
+    made = plan(hs.read(field, halo=(0, width), boundary=boundary), region=(None, 10))
+    (kind,) = made.types
+    for (value,) in arguments_of(made):
+        assert kind.layout != "C" or value.flags.c_contiguous
+        assert kind.unit_axis is None or value.strides[kind.unit_axis] == value.itemsize
+    field.close()
+
+
 def test_the_budget_does_not_change_what_is_compiled():
     """Integers may be gathered in the file or in private: both ways run the same code."""
     strided = array((2000, 1500), "i8")[:, ::2]

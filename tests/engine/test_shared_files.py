@@ -32,6 +32,13 @@ def shift(values, out):
         out[i] = values[i]
 
 
+@hs.kernel
+def count_twice(values, first, second):
+    for _ in range(values.shape[0]):
+        first[0] += 1
+        second[0] += 1
+
+
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Program]]:
     started: list[Program] = []
@@ -102,6 +109,23 @@ def test_jobs_take_the_locks_of_shared_arrays(start, path, tmp_path, privilege):
             engine.run(copy, *arguments, region=LENGTH)
     assert np.asarray(mine).all() == (privilege != "read")
     assert np.load(path).all() == (privilege != "read")
+
+
+def test_two_totals_reach_their_files_together_or_not_at_all(start, path, tmp_path):
+    holder = start("hold", path, 0)
+    assert holder.line() == "held"
+    free = hs.create(tmp_path / "free.npy", LENGTH)
+    with hs.open(path, "r+", shared=True, lock_dir=holder.locks) as held:
+        with hs.Engine(executor="serial", scratch=tmp_path, lock_timeout=0.1) as engine:
+            totals = (hs.accumulate(free), hs.accumulate(held[:10]))
+            job = (count_twice, hs.from_array(np.ones(5), scratch=tmp_path), *totals)
+            with pytest.raises(hs.LockTimeout, match="Nothing was written"):
+                engine.run(*job)
+            assert not np.asarray(free).any()
+            holder.go_on()
+            assert holder.end()[0] == 0
+            engine.run(*job)
+    assert free[0] == np.load(path)[0] == 5
 
 
 def test_a_wrapped_halo_locks_the_far_edge_too(start, path, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pickle
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from chaos import wait_until
 import hyperslab as hs
 from hyperslab.compiler import compile_kernel, publish
 from hyperslab_workers.board import FAILED, FINISHED, IDLE, RUNNING, Board
-from hyperslab_workers.execute import execute
+from hyperslab_workers.execute import _jobs, execute
 from hyperslab_workers.locks import Guard, hold_all, lock_for, release_all
 from hyperslab_workers.mapping import forget_all
 from hyperslab_workers.task import Job, Outcome, Task
@@ -136,6 +137,16 @@ def test_running_a_write_task_again_gives_the_same_file(bench):
     first = bench.result().tobytes()
     assert execute(task()).failure is None
     assert bench.result().tobytes() == first
+
+
+def test_buffers_of_a_job_that_is_over_go_when_the_next_one_begins(bench):
+    kept = []
+    for _ in range(3):
+        task = bench.job(twice, bench.values, hs.write(bench.out))
+        assert execute(task()).failure is None
+        kept.append(sum(run.buffered for run in _jobs().values()))
+        shutil.rmtree(Path(task().job).parent)
+    assert kept == [COLUMNS * 8] * 3
 
 
 def test_small_partials_travel_and_large_ones_lie_in_a_file(bench):

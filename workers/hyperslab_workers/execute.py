@@ -233,6 +233,9 @@ def _run_of(path: str) -> _Run:
     jobs = _jobs()
     run = jobs.get(path)
     if run is None:
+        # The buffers of jobs that are over are in no budget: they go before new ones come.
+        for known in [known for known in jobs if not os.path.exists(known)]:
+            del jobs[known]
         run = jobs[path] = _Run(path)
         while len(jobs) > _KEPT_JOBS:
             jobs.popitem(last=False)

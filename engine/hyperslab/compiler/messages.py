@@ -13,7 +13,7 @@ from hyperslab_workers.kernel import ArgumentType
 __all__ = ["explain"]
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
-_SPECIFIC = re.compile(r"^\s*(?:Numba\w*|\w*)Error: (.+)$", re.MULTILINE)
+_SPECIFIC = re.compile(r"^\s*\w*Error: (?!Failed in nopython mode)(.+)$", re.MULTILINE)
 _SIGNATURE = re.compile(r"^ *>>> (.+)$", re.MULTILINE)
 _NO_IMPLEMENTATION = re.compile(r"No implementation of function (.+) found for signature")
 _WHERE = (
@@ -31,6 +31,14 @@ _NOISE: Final = (
 )
 _ANALYSIS: Final = "The compiler failed to analyze the bytecode. "
 
+# Where Numba stumbles over an unexpected case, its exception speaks of its own insides.
+_CRASHES: Final = {
+    "": "Numba breaks off without a reason",
+    "'NoneType' object has no attribute 'args'": (
+        "an operation in place (+=, -=, *=, …) does not fit the array it would change"
+    ),
+}
+
 _TYPES = (
     (re.compile(r"readonly array\((\w+), (\d)d, \w\)"), r"read-only \1 array of \2 dimensions"),
     (re.compile(r"array\((\w+), (\d)d, \w\)"), r"\1 array of \2 dimensions"),
@@ -41,6 +49,33 @@ _TYPES = (
 )
 
 _HINTS: Final = (
+    (
+        r"breaks off without a reason",
+        "most often a mask or an index of several dimensions, as in out[a > 0] = 1; write it as "
+        "a loop over elements with an if",
+    ),
+    (
+        r"operation in place",
+        "the array is an input, which is changed only if it is given to the job with "
+        "hs.update(...), or its type cannot hold the result",
+    ),
+    (
+        r"Unsupported array index type float",
+        "an index is a whole number: divide with //, or convert with int(...)",
+    ),
+    (
+        r"Unknown attribute '\w+' of type (?:float|int|uint|complex|bool|\d+ indices)",
+        "this is a number here and no array: check the order of the arguments in the call",
+    ),
+    (
+        r"Exception matching is limited",
+        "catch with except: or except Exception:, or test the value before it is used",
+    ),
+    (
+        r"scipy .*is required",
+        "np.dot, np.linalg and the @ operator need the package scipy beside Numba; install it, "
+        "or write the operation as a loop over elements",
+    ),
     (
         r"object mode",
         "objmode needs the Python interpreter, which a kernel runs without; compute it outside",
@@ -147,6 +182,8 @@ def _line_of_name(kernel: Kernel, name: str) -> int:
 
 def _reason(text: str) -> str:
     """The first sentences that mean something."""
+    if (crash := _CRASHES.get(text.strip())) is not None:
+        return crash
     specific = _SPECIFIC.search(text)
     if specific:
         return _in_words(specific[1])

@@ -46,7 +46,7 @@ def argument_type(argument: Argument, order: Literal["C", "F"], grid: Grid) -> A
     itemsize = array.dtype.itemsize
     orders, units = {"C", "F"}, set(range(array.ndim))
     longest = (0,) * array.ndim
-    for region in partition.representatives(grid) if len(grid) else ():
+    for region in partition.representatives(grid, argument) if len(grid) else ():
         box = argument.box(region)
         longest = tuple(map(max, longest, box.shape))
         for strides in _strides_seen(argument, box, order):

@@ -317,13 +317,22 @@ def _most_regions(footprints: int) -> int:
     return max(1, 16 // footprints) if footprints else 2**62
 
 
-def representatives(grid: Grid) -> list[Box]:
-    """One region of every kind: first, inner and last along each axis."""
+def representatives(grid: Grid, access: Access | None = None) -> list[Box]:
+    """One region of every kind: first, inner and last along each axis.
+
+    With an access, whose halo may be wider than a region, also the first along each axis that
+    is so far from the start that the halo before it lies within the array.
+    """
     import itertools
 
-    positions = [sorted({0, min(1, n - 1), n - 1}) for n in grid.counts]
+    positions = [{0, min(1, n - 1), n - 1} for n in grid.counts]
+    if access is not None:
+        for axis, (before, _) in zip(access.axes, access.halo, strict=True):
+            if axis is not None:
+                clear = -(-before // grid.region[axis])
+                positions[axis].add(min(clear, grid.counts[axis] - 1))
     boxes = []
-    for place in itertools.product(*positions):
+    for place in itertools.product(*map(sorted, positions)):
         index = 0
         for position, n in zip(place, grid.counts, strict=True):
             index = index * n + position

@@ -72,20 +72,33 @@ class Merger:
             OPERATIONS[access.op](total, values, out=total)
 
     def commit(self, settings: Settings) -> None:
-        """Combine the totals with what the files hold."""
+        """Combine the totals with what the files hold.
+
+        Raises
+        ------
+        LockTimeout, ArrayFileError
+            A lock was not free in time, or a file is not what it was: no file was changed. Or a
+            write failed.
+        """
         from hyperslab_workers.locks import Guard, hold_all, lock_for
 
-        for position, total in self._totals.items():
-            access = self._accesses[position]
-            mapping.verify(access.array)
-            guards = (
-                [Guard(lock_for(access.array, settings.lock_dir), access.array.extent(), True)]
-                if access.array.shared
-                else []
-            )
-            with hold_all(guards, settings.lock_timeout):
+        arrays = [self._accesses[position].array for position in self._totals]
+        # All locks in one call, and all files looked at before the first is changed: one that is
+        # held or replaced must not leave another with its total already in it.
+        guards = [
+            Guard(lock_for(array, settings.lock_dir), array.extent(), True)
+            for array in arrays
+            if array.shared
+        ]
+        for array in arrays:
+            mapping.verify(array)
+        with hold_all(guards, settings.lock_timeout):
+            for position, total in self._totals.items():
+                access = self._accesses[position]
                 held = mapping.view(access.array)
                 assert access.op is not None
                 OPERATIONS[access.op](held, total, out=total)
-                mapping.write_back(access.array, Box.of_shape(access.array.shape), total)
+            for position, total in self._totals.items():
+                array = self._accesses[position].array
+                mapping.write_back(array, Box.of_shape(array.shape), total)
         self._totals.clear()
