@@ -117,8 +117,6 @@ class Engine:
         progress: Progress | None = None,
     ) -> Report:
         """Run a kernel on every region of a domain. See :func:`hyperslab.run`."""
-        if progress is not None:
-            progress = configuration.checked_progress(progress)
         job = self.plan(kernel, *arguments, over=over, region=region)
         return self._drive(job, progress=progress)
 
@@ -140,6 +138,8 @@ class Engine:
         )
 
     def _drive(self, job: Plan, *, progress: Progress | None = None) -> Report:
+        if progress is not None:
+            progress = configuration.checked_progress(progress)
         pool = self._ready_pool()
         session = session_directory(self._settings.scratch)
         display = make_progress(

@@ -114,7 +114,7 @@ def resolve(
 
 def checked_progress(value: Progress) -> Progress:
     """`value`, or a PlanError where it is none of the choices."""
-    if not isinstance(value, bool) and value != "auto":
+    if value not in (True, False, "auto"):
         raise PlanError(f'progress={value!r} is not known; give True, False or "auto"')
     return value
 

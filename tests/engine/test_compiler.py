@@ -710,9 +710,35 @@ def mixed_types(a, out):
     out[0] = x  # fails
 
 
+def float_index(a, out):
+    out[a.shape[0] / 2] = 1.0  # fails
+
+
+def changes_input_in_place(a, out):
+    a += 1  # fails
+
+
+def sorts_input(a, out):
+    a.sort()  # fails
+
+
+def mixed_product(a, out):
+    out[0] = np.dot(a, out)  # fails
+
+
+def matches_an_exception(a, out):
+    try:
+        out[0] = a[0]
+    except IndexError:  # fails
+        out[0] = 0
+
+
 @pytest.mark.parametrize(
     ("function", "says"),
     [
+        (float_index, ["index type float64", "divide with //"]),
+        (sorts_input, ["Cannot modify readonly array", "hs.update(...)"]),
+        (matches_an_exception, ["Exception matching", "except Exception:"]),
         (assigns_to_input, ["Cannot modify readonly array", "hs.write(...) or hs.update(...)"]),
         (unknown_name, ["'not_defined' is not defined", "define the name"]),
         (calls_plain, ["plain_helper", "decorate the helper with numba.njit"]),
@@ -735,6 +761,33 @@ def test_compile_errors_name_kernel_line_types_and_remedy(function, says):
         assert words in message
     assert "During:" not in message and "\x1b" not in message
     assert caught.value.__cause__ is None and caught.value.__suppress_context__
+
+
+def mask_of_two_axes(a, out):
+    out[a > 0] = 1.0
+
+
+def shape_of_a_number(a, out):
+    out[0, 0] = a.shape[0]
+
+
+@pytest.mark.parametrize(
+    ("function", "value", "says"),
+    [
+        (changes_input_in_place, frozen(np.zeros((2, 2))), ["in place", "hs.update(...)"]),
+        (mask_of_two_axes, np.zeros((2, 2)), ["without a reason", "loop over elements"]),
+        (shape_of_a_number, 2.5, ["'shape'", "order of the arguments"]),
+        (shape_of_a_number, (1, 2), ["'shape'", "order of the arguments"]),
+        (mixed_product, np.zeros((2, 2), "f4"), ["np.dot"]),
+    ],
+)
+def test_where_numba_stumbles_the_message_is_about_the_kernel(function, value, says):
+    with pytest.raises(KernelError, match="hint") as caught:
+        compile_kernel(kernel(function), (type_of(value), type_of(np.zeros((2, 2)))), ("t", "out"))
+    message = str(caught.value)
+    assert "Failed in nopython" not in message and "NoneType" not in message
+    for words in says:
+        assert words in message
 
 
 def test_wrong_number_of_arguments():

@@ -92,7 +92,7 @@ def test_accumulations_tell_how_they_gather():
         into = hs.accumulate(array((size,), dtype, inode=11), **options)
         return plan(stack, array((10**5,)), into, memory=memory).explain()
 
-    assert "op add, a private copy a task, merged in task order" in how("f8")
+    assert "op add, a private copy a leaf, merged in order" in how("f8")
     assert "op minimum, a private copy" in how("i4", op="minimum")
     assert "op add, in the file, under its lock\n" not in how("i8")
     assert "in the file, under its lock, /data" in how("i8", memory="700")

@@ -8,6 +8,7 @@ import resource
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,6 +82,39 @@ def test_an_index_out_of_bounds(engine: hs.Engine) -> None:
     assert f"line {line_with('the line that reaches')}" in text
     assert "halo=" in text
     assert not np.asarray(out).any()
+
+
+@hs.kernel
+def gives_no_message(a, out):
+    raise ValueError
+
+
+def test_an_exception_without_a_message_leaves_no_colon(serial: hs.Engine) -> None:
+    with pytest.raises(hs.KernelError, match=r"ValueError in region \[0:3\]\n"):
+        serial.run(
+            gives_no_message, hs.from_array(np.zeros(3)), hs.write(hs.from_array(np.zeros(3)))
+        )
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ({"engine": 3}, "engine=3 is no engine"),
+        ({"engine": hs.Engine}, "is no engine; make one"),
+        ({"progress": "maybe"}, "progress='maybe' is not known"),
+    ],
+)
+def test_an_option_of_the_wrong_kind_is_refused_by_name(option: dict[str, Any], says: str) -> None:
+    out = hs.from_array(np.zeros(3))
+    with pytest.raises(hs.PlanError, match=says):
+        hs.run(copy, hs.from_array(np.ones(3)), hs.write(out), **option)
+    assert not np.asarray(out).any()
+
+
+def test_a_plan_refuses_an_unknown_progress(serial: hs.Engine) -> None:
+    job = serial.plan(copy, hs.from_array(np.ones(3)), hs.write(hs.from_array(np.zeros(3))))
+    with pytest.raises(hs.PlanError, match="progress='maybe' is not known"):
+        job.run(progress="maybe")  # type: ignore[arg-type]
 
 
 def test_an_accumulation_that_fails_adds_nothing(engine: hs.Engine) -> None:

@@ -248,6 +248,18 @@ def test_a_task_with_footprints_is_under_4_kb(count):
     assert len(pickle.dumps(task, protocol=5)) < 4096
 
 
+@pytest.mark.parametrize(("order", "batch"), [("region", 1), ("any", 8)])
+def test_regions_merged_in_turn_are_tasks_of_their_own(order, batch):
+    """Else workers would compute one after the other, each waiting for another's whole task."""
+    image = array((64, 2**18), "f8")
+    made = plan(
+        array((64, 2**18)),
+        hs.accumulate(image, footprint=lambda region: region, order=order),
+        region=(1, None),
+    )
+    assert (made.ordered, made.batch) == (order == "region", batch)
+
+
 def test_a_footprint_outside_the_array_is_refused_when_planning():
     outside = hs.accumulate(array((10,)), footprint=lambda r: np.s_[r[0].start - 1 : r[0].stop])
     gives(said(array((40,)), outside, region=4), "footprint=", "max(start, 0)")

@@ -115,16 +115,18 @@ def test_two_totals_reach_their_files_together_or_not_at_all(start, path, tmp_pa
     holder = start("hold", path, 0)
     assert holder.line() == "held"
     free = hs.create(tmp_path / "free.npy", LENGTH)
-    with hs.open(path, "r+", shared=True, lock_dir=holder.locks) as held:
-        with hs.Engine(executor="serial", scratch=tmp_path, lock_timeout=0.1) as engine:
-            totals = (hs.accumulate(free), hs.accumulate(held[:10]))
-            job = (count_twice, hs.from_array(np.ones(5), scratch=tmp_path), *totals)
-            with pytest.raises(hs.LockTimeout, match="Nothing was written"):
-                engine.run(*job)
-            assert not np.asarray(free).any()
-            holder.go_on()
-            assert holder.end()[0] == 0
+    with (
+        hs.open(path, "r+", shared=True, lock_dir=holder.locks) as held,
+        hs.Engine(executor="serial", scratch=tmp_path, lock_timeout=0.1) as engine,
+    ):
+        totals = (hs.accumulate(free), hs.accumulate(held[:10]))
+        job = (count_twice, hs.from_array(np.ones(5), scratch=tmp_path), *totals)
+        with pytest.raises(hs.LockTimeout, match="Nothing was written"):
             engine.run(*job)
+        assert not np.asarray(free).any()
+        holder.go_on()
+        assert holder.end()[0] == 0
+        engine.run(*job)
     assert free[0] == np.load(path)[0] == 5
 
 

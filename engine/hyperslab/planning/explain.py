@@ -69,7 +69,7 @@ def _access(access: Access, kind: ArrayType, plan: Plan) -> str:
     ]
     if access.privilege is Privilege.ACCUMULATE:
         how = {
-            Placement.PRIVATE: "a private copy a task, merged in task order",
+            Placement.PRIVATE: "a private copy a leaf, merged in order",
             Placement.MERGE: "a buffer a region, merged under locks"
             + (" in region order" if plan.ordered else ""),
             Placement.DIRECT: "in the file, under its lock"

@@ -282,7 +282,13 @@ def choose_leaf(
 
 
 def choose_batch(
-    grid: Grid, accesses: Sequence[Access], *, workers: int, leaf: int = 1, footprints: int = 0
+    grid: Grid,
+    accesses: Sequence[Access],
+    *,
+    workers: int,
+    leaf: int = 1,
+    footprints: int = 0,
+    in_turn: bool = False,
 ) -> int:
     """Consecutive regions in one task: whole leaves, as many as suit the workers.
 
@@ -300,11 +306,15 @@ def choose_batch(
         Regions in one leaf.
     footprints : int
         Number of arguments with a footprint.
+    in_turn : bool
+        Whether regions are merged in their order, by tasks that compute meanwhile.
     """
     count = len(grid)
     if count == 0:
         return 1
-    batch = -(-count // (TASKS_PER_WORKER * workers))
+    # A region that is merged in its turn waits for all before it: of two tasks the second stands
+    # still at its first region until the first is through.
+    batch = 1 if in_turn else -(-count // (TASKS_PER_WORKER * workers))
     touched = region_cost(accesses, grid.region).touched
     if touched:
         batch = max(min(batch, TASK_TARGET // touched), SMALLEST_TASK // touched)

@@ -126,6 +126,14 @@ def build(
     accesses = [a for a in complete if isinstance(a, Access)]
     footprints = sum(d is not None and d.footprint is not None for d in declarations)
     leaf = partition.choose_leaf(grid, accesses, footprints=footprints, private=private)
+    ordered = any(
+        a.placement in (Placement.MERGE, Placement.DIRECT)
+        and not is_exact(a.array.dtype)
+        and d is not None
+        and not d.any_order
+        for a, d in zip(complete, declarations, strict=True)
+        if isinstance(a, Access)
+    )
     orders = tuple(buffer_order(a) for a in complete)
     return Plan(
         kernel=kernel,
@@ -137,17 +145,15 @@ def build(
         grid=grid,
         leaf=leaf,
         batch=partition.choose_batch(
-            grid, accesses, workers=settings.workers, leaf=leaf, footprints=footprints
+            grid,
+            accesses,
+            workers=settings.workers,
+            leaf=leaf,
+            footprints=footprints,
+            in_turn=ordered and footprints > 0,
         ),
         buffer_orders=orders,
-        ordered=any(
-            a.placement in (Placement.MERGE, Placement.DIRECT)
-            and not is_exact(a.array.dtype)
-            and d is not None
-            and not d.any_order
-            for a, d in zip(complete, declarations, strict=True)
-            if isinstance(a, Access)
-        ),
+        ordered=ordered,
         memory=project(accesses, declarations, grid, limit, settings.workers, splittable),
         budget=limit,
         settings=settings,

@@ -33,7 +33,9 @@ def raise_failure(failure: Failure, plan: Plan) -> NoReturn:
     match failure.kind:
         case "kernel":
             raise KernelError(
-                f"kernel {name} raised {failure.type_name}{where}: {failure.message}"
+                # A bare assert or raise has no message.
+                f"kernel {name} raised {failure.type_name}{where}"
+                + (f": {failure.message}" if failure.message else "")
                 + _source(failure.traceback)
                 + _arguments(plan, box)
                 + _kernel_hint(failure),
