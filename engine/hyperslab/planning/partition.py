@@ -35,7 +35,7 @@ TASKS_PER_WORKER = 4
 that the last one running does not leave the other workers idle for long."""
 
 SMALLEST_TASK = 256 * 2**10
-"""Bytes below which a task is not worth sending."""
+"""Bytes below which a leaf, or a task that merges in its turn, is not worth sending."""
 
 LEAVES = 64
 """Leaves that a job with private accumulations is split into as long as they stay below the
@@ -317,7 +317,9 @@ def choose_batch(
     batch = 1 if in_turn else -(-count // (TASKS_PER_WORKER * workers))
     touched = region_cost(accesses, grid.region).touched
     if touched:
-        batch = max(min(batch, TASK_TARGET // touched), SMALLEST_TASK // touched)
+        batch = min(batch, max(TASK_TARGET // touched, 1))
+        if in_turn:
+            batch = max(batch, SMALLEST_TASK // touched)
     batch = min(batch, _most_regions(footprints), count)
     return max(batch // leaf, 1) * leaf
 

@@ -15,7 +15,8 @@ from hyperslab.planning.declare import Declaration, footprint_box
 from hyperslab.planning.explain import explain
 from hyperslab.planning.memory import Budget
 from hyperslab.settings import Progress, Settings
-from hyperslab_workers.access import Access, Privilege
+from hyperslab_workers.access import Access, Placement, Privilege
+from hyperslab_workers.array_ref import ArrayRef
 from hyperslab_workers.box import Box, Grid
 from hyperslab_workers.kernel import ArgumentType
 from hyperslab_workers.task import Argument
@@ -125,13 +126,23 @@ class Plan:
 
     @property
     def bytes_read(self) -> int:
-        """Bytes of the arrays that are read or updated, each counted once."""
-        return sum(a.array.nbytes for a in self.accesses if a.privilege is not Privilege.WRITE)
+        """Bytes of the arrays that are read, updated or accumulated into, each counted once."""
+        return sum(a.nbytes for a in self._arrays(Privilege.WRITE))
 
     @property
     def bytes_written(self) -> int:
-        """Bytes of the arrays that are written, updated or accumulated into."""
-        return sum(a.array.nbytes for a in self.accesses if a.privilege is not Privilege.READ)
+        """Bytes of the arrays that are written, updated or accumulated into, each counted once."""
+        return sum(a.nbytes for a in self._arrays(Privilege.READ))
+
+    @property
+    def bytes_of_partials(self) -> int:
+        """Bytes of the private accumulations that one task leaves to be merged."""
+        leaves = -(-self.batch // self.leaf)
+        private = (a for a in self.accesses if a.placement is Placement.PRIVATE)
+        return leaves * sum(a.array.nbytes for a in private)
+
+    def _arrays(self, without: Privilege) -> set[ArrayRef]:
+        return {a.array for a in self.accesses if a.privilege is not without}
 
     def __iter__(self) -> Iterator[TaskRange]:
         return (self.task(index) for index in range(self.tasks))

@@ -47,6 +47,9 @@ _WAIT = 0.1
 _PATIENCE = 0.5
 """Seconds that workers get to see that a job was called off before they are killed."""
 
+_PARTIALS = 2**30
+"""Bytes of partials that may wait in scratch for an earlier task, beyond those in flight."""
+
 _DEATHS = 2
 """Deaths of its worker after which a region is given up."""
 
@@ -110,6 +113,8 @@ def drive(plan: Plan, pool: Pool, session: Path, progress: ProgressDisplay) -> R
             with contextlib.suppress(KeyboardInterrupt):
                 running.stop()
             done = f"after {running.regions:,} of {plan.regions:,} regions"
+            if running.complete:
+                done += ", when everything was in its file: do not run it again"
             raise _interrupted(plan, done) from None
         except BaseException:
             running.stop()
@@ -214,8 +219,10 @@ class _Drive:
         self._job = job
         self._progress = progress
         self._merger = Merger(plan)
-        # How far tasks may run ahead of the merge is how many partials may have to wait.
-        self._ahead = 4 * slots
+        # How far tasks may run ahead of the merge is how many partials may have to wait in
+        # scratch, which may be memory.
+        waiting = plan.bytes_of_partials
+        self._ahead = max(slots, min(4 * slots, _PARTIALS // waiting if waiting else 4 * slots))
         self._free = list(range(slots))
         self._next = 0
         self._done = 0
@@ -230,6 +237,12 @@ class _Drive:
             a.privilege is Privilege.UPDATE or a.placement in (Placement.MERGE, Placement.DIRECT)
             for a in plan.accesses
         )
+
+    @property
+    def complete(self) -> bool:
+        """Whether there is nothing left to do, totals included."""
+        merged = self._merger.committed or not self._merger.expects_partials
+        return merged and self._done >= self.plan.tasks
 
     def run(self) -> None:
         """Until every task is done and everything accumulated is in its file."""

@@ -14,12 +14,12 @@ import ctypes
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 
 from hyperslab.errors import JobInterrupted
 
-__all__ = ["exit_as_interrupted_if_uncaught", "interrupts_kept"]
+__all__ = ["exit_as_interrupted_if_uncaught", "interrupts_kept", "uninterrupted"]
 
 _armed = False
 _uncaught = False
@@ -67,6 +67,46 @@ def interrupts_kept() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if seen:
         raise KeyboardInterrupt
+
+
+def uninterrupted(call: Callable[[], None]) -> None:
+    """Run a call that Ctrl-C must not cut in half; it is raised when the call has returned.
+
+    Python handles signals in the main thread, so the call is made in another one. Blocking
+    the signal was rejected: the system then gives it to some thread of a library, which has
+    it handled in the main thread all the same.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        call()
+        return
+    failed: list[BaseException] = []
+    claim, over = threading.Lock(), threading.Event()
+
+    def run() -> None:
+        if claim.acquire(blocking=False):
+            try:
+                call()
+            except BaseException as error:
+                failed.append(error)
+            finally:
+                over.set()
+
+    interrupted: KeyboardInterrupt | None = None
+    try:
+        threading.Thread(target=run, name="hyperslab-pool").start()
+    except KeyboardInterrupt as error:
+        if claim.acquire(blocking=False):
+            raise  # The call has not begun, and now never will.
+        interrupted = error
+    while not over.is_set():
+        try:
+            over.wait()
+        except KeyboardInterrupt as error:
+            interrupted = error
+    if interrupted is not None:
+        raise interrupted
+    if failed:
+        raise failed[0]
 
 
 # Registered at import, so that it runs after almost all else: whatever executes source text

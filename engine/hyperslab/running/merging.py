@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from hyperslab.planning.plan import Plan
+from hyperslab.running.interruption import uninterrupted
 from hyperslab.settings import Settings
 from hyperslab_workers import mapping
 from hyperslab_workers.access import Access, Placement
@@ -34,6 +35,7 @@ class Merger:
         self._totals: dict[int, np.ndarray] = {}
         self._waiting: dict[int, tuple[Partial, ...]] = {}
         self._next = 0
+        self.committed = False
 
     @property
     def expects_partials(self) -> bool:
@@ -98,7 +100,12 @@ class Merger:
                 held = mapping.view(access.array)
                 assert access.op is not None
                 OPERATIONS[access.op](held, total, out=total)
-            for position, total in self._totals.items():
-                array = self._accesses[position].array
-                mapping.write_back(array, Box.of_shape(array.shape), total)
+            # Ctrl-C between two writes would leave one total in its file and not the other.
+            uninterrupted(self._write)
+
+    def _write(self) -> None:
+        for position, total in self._totals.items():
+            array = self._accesses[position].array
+            mapping.write_back(array, Box.of_shape(array.shape), total)
+        self.committed = True
         self._totals.clear()

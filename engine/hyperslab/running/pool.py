@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hyperslab.errors import HyperslabError
+from hyperslab.running.interruption import uninterrupted
 from hyperslab_workers.task import Outcome, Task
 
 if TYPE_CHECKING:
@@ -248,46 +249,6 @@ class LokyPool:
 
             for root in self.lock_roots:
                 sweep(root)
-
-
-def uninterrupted(call: Callable[[], None]) -> None:
-    """Run a call that Ctrl-C must not cut in half; it is raised when the call has returned.
-
-    Python handles signals in the main thread, so the call is made in another one. Blocking
-    the signal was rejected: the system then gives it to some thread of a library, which has
-    it handled in the main thread all the same.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        call()
-        return
-    failed: list[BaseException] = []
-    claim, over = threading.Lock(), threading.Event()
-
-    def run() -> None:
-        if claim.acquire(blocking=False):
-            try:
-                call()
-            except BaseException as error:
-                failed.append(error)
-            finally:
-                over.set()
-
-    interrupted: KeyboardInterrupt | None = None
-    try:
-        threading.Thread(target=run, name="hyperslab-pool").start()
-    except KeyboardInterrupt as error:
-        if claim.acquire(blocking=False):
-            raise  # The call has not begun, and now never will.
-        interrupted = error
-    while not over.is_set():
-        try:
-            over.wait()
-        except KeyboardInterrupt as error:
-            interrupted = error
-    if interrupted is not None:
-        raise interrupted
-    if failed:
-        raise failed[0]
 
 
 class SerialPool:

@@ -54,7 +54,7 @@ class Report:
     """Tasks they were sent in."""
 
     bytes_read: int
-    """Bytes of the arrays that were read or updated, each counted once."""
+    """Bytes of the arrays that were read, updated or accumulated into, each counted once."""
 
     bytes_written: int
     """Bytes of the arrays that were written, updated or accumulated into."""
