@@ -46,6 +46,11 @@ class Settings:
     progress: Progress
     """Whether to show progress; "auto": on jobs of more than half a second."""
 
+    @property
+    def at_once(self) -> int:
+        """Tasks that can run at a time: the serial executor is one worker, this process."""
+        return 1 if self.executor == "serial" else self.workers
+
 
 def resolve(
     *,

@@ -329,3 +329,64 @@ def test_a_budget_that_is_too_small_names_regions_that_fit() -> None:
         assert not np.asarray(out).any()
         engine.run(copy, a, hs.write(out), region=int(proposed[1]))
     np.testing.assert_array_equal(np.asarray(out), np.arange(100_000.0))
+
+
+@hs.kernel
+def names_a_new_array(a, out):
+    out = a * 2  # noqa: F841
+
+
+@hs.kernel
+def takes_a_part(a, out):
+    out = out[1:]
+    for i in range(out.shape[0]):
+        out[i] = a[i]
+
+
+def test_a_kernel_that_cannot_change_its_output_is_refused() -> None:
+    a, out = hs.from_array(np.ones(5)), hs.from_array(np.full(5, 7.0))
+    with pytest.raises(hs.KernelError, match=re.escape("assign to its elements, `out[...] = ")):
+        hs.plan(names_a_new_array, a, hs.write(out))
+    assert np.asarray(out).tolist() == [7.0] * 5
+
+
+def test_a_kernel_may_rename_a_part_of_its_output(serial: hs.Engine) -> None:
+    a, out = hs.from_array(np.ones(5)), hs.from_array(np.zeros(5))
+    serial.run(takes_a_part, a, hs.write(out), region=5)
+    assert np.asarray(out).tolist() == [0, 1, 1, 1, 1]
+
+
+def test_a_job_inside_ones_own_lock_is_refused_and_does_not_hang(tmp_path, warm) -> None:
+    with hs.create(tmp_path / "s.npy", 10, shared=True, lock_dir=tmp_path / "locks") as shared:
+        a = hs.from_array(np.ones(10))
+        with shared.lock(write=True), pytest.raises(hs.PlanError, match="leave the `with"):
+            warm.run(takes_a_part, a, hs.write(shared))
+        warm.run(takes_a_part, a, hs.write(shared))
+
+
+def test_a_lock_directory_that_cannot_be_made_is_an_error(tmp_path) -> None:
+    shared = hs.create(tmp_path / "s.npy", 10, shared=True, lock_dir="/proc/none")
+    with pytest.raises(hs.HyperslabError, match="cannot be used"), shared.lock():
+        pass
+
+
+@hs.kernel
+def spread(a, image):
+    for i in range(image.shape[0]):
+        image[i] += a[0]
+
+
+@pytest.mark.parametrize("regions", [100, 5000])
+def test_a_footprint_beyond_the_budget_is_refused_wherever_it_comes(regions, serial) -> None:
+    """Of few regions before anything runs, of many when its task is made."""
+    a = hs.from_array(np.ones(regions))
+    image = hs.from_array(np.zeros(2_000_000))
+
+    def where(region):
+        return np.s_[0 : 2_000_000 if region[0].start == regions // 2 else 10]
+
+    with (
+        hs.Engine(executor="serial", memory="1MB") as engine,
+        pytest.raises(hs.PlanError, match="footprint"),
+    ):
+        engine.run(spread, a, hs.accumulate(image, footprint=where), region=1)

@@ -187,7 +187,7 @@ def test_ten_terabytes_are_planned_and_streamed_by_arithmetic(monkeypatch):
     made = plan(hs.read(t, halo=(0, 1, 1), boundary="wrap"), clim, hs.write(out))
     assert t.nbytes == 10 * TB
     assert made.regions > 10**6
-    assert len(calls) <= 3 * 3**3, "as many as there are kinds of regions, for each argument"
+    assert len(calls) <= 3 * 4**3, "as many as there are kinds of regions, for each argument"
     calls.clear()
     stream = iter(made)
     first = [next(stream) for _ in range(10)]

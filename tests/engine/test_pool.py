@@ -20,8 +20,7 @@ import pytest
 from chaos import boards, running, wait_until, workers_of
 
 import hyperslab as hs
-from hyperslab.running.interruption import interrupts_kept
-from hyperslab.running.interruption import uninterrupted
+from hyperslab.running.interruption import interrupts_kept, uninterrupted
 from hyperslab.running.pool import death_of
 
 ROWS, COLUMNS = 64, 32768

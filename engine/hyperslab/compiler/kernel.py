@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dis
 import functools
 import inspect
+import re
 import threading
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -109,6 +111,22 @@ class Kernel:
                 f"kernel {self.name} raised {raised.type_name}: {raised.message}{where}",
                 kernel=self.name,
             ) from None
+
+    def rebinds(self, parameter: str) -> bool:
+        """Whether the first thing the function does with a parameter is to give its name away.
+
+        Read off the byte code, in its order: a function that begins with ``out = …`` leaves what
+        it was called with as it was.
+        """
+        for instruction in dis.get_instructions(self.function):
+            kinds = re.findall("LOAD|STORE", instruction.opname)
+            # Python 3.13 joins two into one, as STORE_FAST_LOAD_FAST: each has its name.
+            joined = isinstance(instruction.argval, tuple)
+            names = instruction.argval if joined else (instruction.argval,)
+            for kind, name in zip(kinds, names, strict=False):
+                if name == parameter:
+                    return bool(kind == "STORE")
+        return False
 
     def __reduce__(self) -> str:
         # Like a function: pickled by the name under which its module holds it.

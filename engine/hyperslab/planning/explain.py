@@ -45,7 +45,7 @@ def explain(plan: Plan) -> str:
     lines += [
         f"locks    {_locks(plan)}",
         f"memory   {human_bytes(memory.per_worker)} per worker, {memory.at_once} of "
-        f"{plan.settings.workers} workers at once, {human_bytes(memory.coordinator)} in the "
+        f"{plan.settings.at_once} workers at once, {human_bytes(memory.coordinator)} in the "
         f"coordinator: peak {human_bytes(memory.peak)}",
         f"         budget {human_bytes(plan.budget.limit)} ({plan.budget.source}); besides, "
         f"each worker process takes about {human_bytes(WORKER_BYTES)}; mapped file pages are "

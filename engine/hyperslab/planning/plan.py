@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from hyperslab.compiler import Kernel
+from hyperslab.errors import PlanError
 from hyperslab.planning.declare import Declaration, footprint_box
 from hyperslab.planning.explain import explain
 from hyperslab.planning.memory import Budget
 from hyperslab.settings import Progress, Settings
+from hyperslab.units import human_bytes
 from hyperslab_workers.access import Access, Placement, Privilege
 from hyperslab_workers.array_ref import ArrayRef
 from hyperslab_workers.box import Box, Grid
@@ -56,6 +58,9 @@ class Memory:
 
     at_once: int
     """Workers that may be busy at a time within the budget."""
+
+    footprint: int = 0
+    """Bytes of the largest footprints that were seen, contained in `per_worker`."""
 
     @property
     def peak(self) -> int:
@@ -152,15 +157,31 @@ class Plan:
         start = index * self.batch
         stop = min(start + self.batch, len(self.grid))
         with_footprint = [d for d in self.declarations if d is not None and d.footprint is not None]
-        footprints = (
-            tuple(
-                tuple(footprint_box(d, self.grid.box(region)) for d in with_footprint)
-                for region in range(start, stop)
-            )
-            if with_footprint
-            else ()
+        if not with_footprint:
+            return TaskRange(index, start, stop)
+        footprints = []
+        for region in range(start, stop):
+            box = self.grid.box(region)
+            boxes = tuple(footprint_box(d, box) for d in with_footprint)
+            self._check_footprints(box, with_footprint, boxes)
+            footprints.append(boxes)
+        return TaskRange(index, start, stop, tuple(footprints))
+
+    def _check_footprints(
+        self, region: Box, declarations: list[Declaration], boxes: tuple[Box, ...]
+    ) -> None:
+        """Refuse a region whose footprints are larger than any that planning saw, and too large."""
+        size = sum(
+            box.size * d.array.dtype.itemsize for d, box in zip(declarations, boxes, strict=True)
         )
-        return TaskRange(index, start, stop, footprints)
+        share = (self.budget.limit - self.memory.coordinator) // self.memory.at_once
+        allowed = share - self.memory.per_worker + self.memory.footprint
+        if size > max(allowed, self.memory.footprint):
+            raise PlanError(
+                f"footprint= gives {human_bytes(size)} for region {region}, and one worker's share "
+                f"of the budget leaves {human_bytes(allowed)}; make it smaller, split the domain "
+                "further with region=, lower workers=, or raise memory="
+            )
 
     def run(self, *, progress: Progress | None = None) -> Report:
         """Run the job on the engine that the plan was made for.

@@ -95,6 +95,7 @@ def build(
     complete: list[Argument] = []
     for (name, value), declaration in zip(named, declarations, strict=True):
         if declaration is not None:
+            _check_outputs(kernel, name, declaration)
             complete.append(_access(name, declaration, domain))
         elif value is ORIGIN:
             complete.append(Origin(name))
@@ -111,7 +112,7 @@ def build(
     )
     grid = Grid(domain, shape)
 
-    limit = budget(settings.memory, settings.workers)
+    limit = budget(settings.memory, settings.at_once)
     private = sum(
         _private_bytes(a, d)
         for a, d in zip(complete, declarations, strict=True)
@@ -147,19 +148,30 @@ def build(
         batch=partition.choose_batch(
             grid,
             accesses,
-            workers=settings.workers,
+            workers=settings.at_once,
             leaf=leaf,
             footprints=footprints,
             in_turn=ordered and footprints > 0,
         ),
         buffer_orders=orders,
         ordered=ordered,
-        memory=project(accesses, declarations, grid, limit, settings.workers, splittable),
+        memory=project(accesses, declarations, grid, limit, settings.at_once, splittable),
         budget=limit,
         settings=settings,
         declarations=declarations,
         runner=runner,
     )
+
+
+def _check_outputs(kernel: Kernel, name: str, declaration: Declaration) -> None:
+    """Refuse a kernel that names a new array after its output: zeros would be written."""
+    if declaration.privilege is not Privilege.READ and kernel.rebinds(name):
+        raise KernelError(
+            f"kernel {kernel.name} is to {declaration.privilege.value} {name} and does not: "
+            f"`{name} = …` gives the name to a new array and leaves the file's alone; assign to its "
+            f"elements, `{name}[...] = …` or `{name}[i, j] = …`",
+            kernel=kernel.name,
+        )
 
 
 def _name_arguments(kernel: Kernel, arguments: Sequence[Any]) -> list[tuple[str, Any]]:

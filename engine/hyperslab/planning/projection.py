@@ -15,6 +15,9 @@ from hyperslab_workers.box import Grid
 
 __all__ = ["project"]
 
+_ASKED = 4096
+"""Regions up to which a footprint is asked for all of them: some milliseconds."""
+
 
 def project(
     accesses: Sequence[Access],
@@ -52,7 +55,7 @@ def project(
             f"worker busy, and the budget is {human_bytes(limit.limit)} ({limit.source}); "
             + _remedy(per_worker, grid, splittable, left, private, merged)
         )
-    return Memory(need, coordinator, at_once)
+    return Memory(need, coordinator, at_once, merged)
 
 
 def _remedy(
@@ -85,14 +88,16 @@ def _remedy(
 
 
 def _largest_footprint(declarations: Sequence[Declaration | None], grid: Grid) -> int:
-    """Bytes of the largest footprints among the regions of every kind.
+    """Bytes of the largest footprints of a region.
 
-    A footprint is the user's function and could do anything in between; asking it for every
-    region would make planning grow with the file.
+    Every region of a small grid is asked, of a large one those of every kind: a footprint is the
+    user's function, and asking it for all would make planning grow with the file. What it gives
+    in between is held against the budget when its task is made.
     """
+    regions = grid if len(grid) <= _ASKED else partition.representatives(grid)
     total = 0
     for declaration in declarations:
         if declaration is not None and declaration.footprint is not None and len(grid):
-            boxes = (footprint_box(declaration, r) for r in partition.representatives(grid))
-            total += max(box.size for box in boxes) * declaration.array.dtype.itemsize
+            largest = max(footprint_box(declaration, region).size for region in regions)
+            total += largest * declaration.array.dtype.itemsize
     return total

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hyperslab.compiler import compile_kernel, publish
-from hyperslab.errors import JobInterrupted
+from hyperslab.errors import JobInterrupted, PlanError
 from hyperslab.planning.plan import Plan
 from hyperslab.running.failures import lost, never_started, raise_failure
 from hyperslab.running.interruption import exit_as_interrupted_if_uncaught, interrupts_kept
@@ -77,8 +77,12 @@ def drive(plan: Plan, pool: Pool, session: Path, progress: ProgressDisplay) -> R
         A worker died in what cannot be repeated, or a region killed its worker twice.
     JobInterrupted
         Ctrl-C.
+    PlanError
+        The calling thread holds a lock that the tasks would wait for.
     """
     started = time.monotonic()
+    lock_roots = _lock_roots(plan)
+    _check_no_lock_held(plan, lock_roots)
     try:
         with interrupts_kept():
             # Workers start while the kernel is compiled.
@@ -88,7 +92,7 @@ def drive(plan: Plan, pool: Pool, session: Path, progress: ProgressDisplay) -> R
             compile_seconds = time.monotonic() - before
     except KeyboardInterrupt:
         raise _interrupted(plan, "before its first region") from None
-    pool.lock_roots |= _lock_roots(plan)
+    pool.lock_roots |= lock_roots
     with _job_directory(session) as directory:
         slots = _slots(plan, pool)
         board = Board.create(str(directory / "board"), slots)
@@ -146,8 +150,22 @@ def _lock_roots(plan: Plan) -> set[str | None]:
     return {
         a.array.lock_dir or plan.settings.lock_dir
         for a in plan.accesses
-        if a.guarded or a.placement in (Placement.MERGE, Placement.DIRECT)
+        if a.guarded or a.array.shared or a.placement in (Placement.MERGE, Placement.DIRECT)
     }
+
+
+def _check_no_lock_held(plan: Plan, lock_roots: set[str | None]) -> None:
+    """Refuse a job that would wait for a lock which its own caller holds: for ever."""
+    if not lock_roots:
+        return
+    from hyperslab_workers.locks import held_here
+
+    if held := held_here():
+        raise PlanError(
+            f"kernel {plan.kernel.name} takes locks, and this thread holds one of {held}: its "
+            "workers would wait for it for ever; leave the `with array.lock(...)` block before "
+            "running the job, which takes the locks that it needs"
+        )
 
 
 def _slots(plan: Plan, pool: Pool) -> int:

@@ -20,7 +20,6 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Callable
 from concurrent.futures import (
     BrokenExecutor,
     Executor,

@@ -118,7 +118,14 @@ def make_directory(path: str) -> int:
         except FileExistsError:
             _check_private(root)
     else:
-        Path(root).mkdir(parents=True, exist_ok=True)
+        try:
+            Path(root).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            # Not passed on: a FileNotFoundError would read as "removed meanwhile, try again".
+            raise HyperslabError(
+                f"the lock root {root} cannot be used ({error.strerror}). Set {_VARIABLE} (or"
+                " lock_dir=) to a directory on a local disk"
+            ) from None
     if _is_doubtful(root) and not _probed(root):
         raise HyperslabError(
             f"the lock root {root} is on a filesystem of type {filesystem_type(root)}, where a lock"

@@ -39,6 +39,7 @@ __all__ = [
     "Guard",
     "StripedLock",
     "default_lock_root",
+    "held_here",
     "hold_all",
     "lock_for",
     "probe",
@@ -246,6 +247,11 @@ def hold_all(guards: Iterable[Guard], timeout: float | None = None) -> Iterator[
         except BaseException:
             _let_go(claims, directories, thread, process)
             raise
+
+
+def held_here() -> str | None:
+    """The files of which the calling thread holds a lock at the moment; None if it holds none."""
+    return _holding.get(threading.get_ident())
 
 
 def _in_order(
