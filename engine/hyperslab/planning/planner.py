@@ -168,8 +168,8 @@ def _check_outputs(kernel: Kernel, name: str, declaration: Declaration) -> None:
     if declaration.privilege is not Privilege.READ and kernel.rebinds(name):
         raise KernelError(
             f"kernel {kernel.name} is to {declaration.privilege.value} {name} and does not: "
-            f"`{name} = …` gives the name to a new array and leaves the file's alone; assign to its "
-            f"elements, `{name}[...] = …` or `{name}[i, j] = …`",
+            f"`{name} = …` gives the name to a new array and leaves the file's alone; assign to "
+            f"its elements, `{name}[...] = …` or `{name}[i, j] = …`",
             kernel=kernel.name,
         )
 
