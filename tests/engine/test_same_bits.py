@@ -159,7 +159,7 @@ def test_a_budget_changes_where_and_how_many_at_once_but_never_the_partition() -
     """Else the three budgets above would show nothing."""
 
     def words(memory: str) -> str:
-        with hs.Engine(workers=2, executor="serial", memory=memory, progress=False) as engine:
+        with hs.Engine(workers=2, memory=memory, progress=False) as engine:
             return engine.plan(
                 totals,
                 hs.from_array(VALUES),
