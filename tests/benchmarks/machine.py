@@ -24,7 +24,7 @@ def facts(directory: Path) -> dict[str, str]:
         "memory": f"{psutil.virtual_memory().total / 1e9:.0f} GB",
         "system": f"{platform.system()} {platform.release()}, {file_system(directory)}",
         "Python": platform.python_version(),
-        "load by others, at the start": f"{os.getloadavg()[0]:.1f} (1-minute average)",
+        "load at the start": f"{os.getloadavg()[0]:.1f} (1-minute average)",
     }
 
 

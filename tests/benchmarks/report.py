@@ -6,6 +6,7 @@ import datetime
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import prod
+from pathlib import Path
 
 from contender import CONTENDERS
 from measure import Times, ratios
@@ -51,8 +52,9 @@ class Results:
 
 
 def render(results: Results) -> str:
-    """The page."""
-    return "\n".join([*_head(results), *_body(results)]) + "\n"
+    """The page; what a person found out about its figures stands in ``limits.md``."""
+    limits = (Path(__file__).parent / "limits.md").read_text()
+    return "\n".join([*_head(results), *_body(results), "", limits])
 
 
 def _head(results: Results) -> Iterator[str]:

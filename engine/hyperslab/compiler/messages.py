@@ -173,8 +173,8 @@ def _line_of_name(kernel: Kernel, name: str) -> int:
 
     line = 0
     for instruction in dis.get_instructions(kernel.function):
-        if instruction.starts_line:
-            line = instruction.starts_line
+        # Since Python 3.13 `starts_line` only says whether, and `line_number` which.
+        line = getattr(instruction, "line_number", instruction.starts_line) or line
         if instruction.argval == name and "GLOBAL" in instruction.opname:
             return line
     return 0
