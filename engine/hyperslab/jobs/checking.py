@@ -14,13 +14,13 @@ import hyperslab as hs
 from hyperslab.compiler import Kernel, compile_kernel
 from hyperslab.errors import ArrayFileError, KernelError, PlanError
 from hyperslab.jobs.arguments import ArgumentProblem, arguments_of, call_arguments
-from hyperslab.jobs.document import Problem
-from hyperslab.jobs.fields import near
 from hyperslab.jobs.files import Output
+from hyperslab.jobs.limits import Path
 from hyperslab.jobs.loading import Loader, LoadProblem
 from hyperslab.jobs.models import Accumulate, StepSpec
-from hyperslab.jobs.positions import Path
+from hyperslab.jobs.problems import Problem
 from hyperslab.jobs.spec import Draft, uses
+from hyperslab.jobs.words import near
 from hyperslab.planning.plan import Plan
 
 __all__ = ["Step", "check_steps", "never_written"]
@@ -33,8 +33,8 @@ class Step:
     number: int
     """From 1."""
 
-    line: int
-    """Line of the document it stands on."""
+    where: str
+    """The document and the line it stands on, for messages."""
 
     spec: StepSpec
     """What the document says."""
@@ -88,8 +88,8 @@ def check_steps(
         except (PlanError, KernelError, ArrayFileError) as error:
             problems.append(document.problem(at, str(error)))
         else:
-            line = document.problem(at, "").line
-            steps.append(Step(index + 1, line, spec, kernel, functions, plan))
+            where = document.where(at)
+            steps.append(Step(index + 1, where, spec, kernel, functions, plan))
     return steps
 
 

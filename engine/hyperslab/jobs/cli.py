@@ -107,7 +107,7 @@ def plan(
             console = _console()
             for step in ready.steps:
                 title = f"step {step.number} of {len(ready.steps)}: {step.spec.kernel}"
-                console.print(f"{title} ({ready.name}:{step.line})", style="bold")
+                console.print(f"{title} ({step.where})", style="bold")
                 console.print(step.plan.explain() + "\n")
             for name, output in ready.outputs.items():
                 size = human_bytes(output.file_size)

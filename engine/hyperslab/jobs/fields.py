@@ -6,16 +6,16 @@ kind is checked by one function that says what would have been right.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
 from pydantic import PlainValidator
 
 from hyperslab.arrays.npy import checked_dtype
 from hyperslab.errors import ArrayFileError, PlanError
+from hyperslab.jobs.words import near, shown
 from hyperslab.units import parse_bytes
 from hyperslab_workers.access import BOUNDARIES
 from hyperslab_workers.reduction import OPERATIONS
@@ -41,7 +41,6 @@ __all__ = [
     "Seconds",
     "Shape",
     "checked_array_name",
-    "near",
     "one_of",
 ]
 
@@ -52,23 +51,6 @@ _T = TypeVar("_T")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _REFERENCE = re.compile(r"(?P<source>.+):(?P<name>[^\W\d]\w*)", re.DOTALL)
 _VARIABLE = re.compile(r"\$\$|\$\{([A-Za-z_][A-Za-z0-9_]*)\}|\$\{")
-
-
-def near(name: str, known: Iterable[str], what: str) -> str:
-    """What to write in place of an unknown name.
-
-    Examples
-    --------
-    >>> near("halos", ["halo", "axes"], "the keys")
-    "did you mean 'halo'?"
-    >>> near("colour", ["halo", "axes"], "the keys")
-    'the keys are axes, halo'
-    """
-    candidates = sorted(known)
-    close = difflib.get_close_matches(name, candidates, n=1)
-    if close:
-        return f"did you mean {close[0]!r}?"
-    return f"{what} are {', '.join(candidates)}" if candidates else f"{what} are none"
 
 
 def expand_variables(text: str) -> str:
@@ -84,8 +66,8 @@ def expand_variables(text: str) -> str:
         name = match[1]
         if name is None:
             raise ValueError(
-                f"{text!r}: only ${{NAME}} is replaced, by an environment variable of that name; "
-                "write $$ for a plain dollar sign"
+                f"{shown(text)}: only ${{NAME}} is replaced, by an environment variable of that "
+                "name; write $$ for a plain dollar sign"
             )
         found = os.environ.get(name)
         if not found:
@@ -99,6 +81,18 @@ def expand_variables(text: str) -> str:
     return _VARIABLE.sub(value, text)
 
 
+def _file_name(text: str) -> str:
+    """Text that names a file, with its variables replaced."""
+    expanded = expand_variables(text)
+    try:
+        possible = b"\0" not in os.fsencode(expanded)
+    except UnicodeEncodeError:
+        possible = False
+    if not possible:
+        raise ValueError(f"{shown(text)} has characters that no file's name can have")
+    return expanded
+
+
 def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
@@ -106,7 +100,7 @@ def _is_int(value: object) -> bool:
 def _array_name(value: Any) -> str:
     if isinstance(value, str):
         return value
-    raise ValueError(f"{value!r} is no array name; give a name from the arrays section")
+    raise ValueError(f"{shown(value)} is no array name; give a name from the arrays section")
 
 
 def checked_array_name(name: str) -> None:
@@ -123,31 +117,31 @@ def checked_array_name(name: str) -> None:
         )
     if not _NAME.fullmatch(name):
         raise ValueError(
-            f"{name!r} cannot name an array; use letters, digits, '_' and '-', and begin with a "
-            "letter or '_'"
+            f"{shown(name)} cannot name an array; use letters, digits, '_' and '-', and begin with "
+            "a letter or '_'"
         )
 
 
 def _path(value: Any) -> str:
     if not isinstance(value, str) or not value:
-        raise ValueError(f"{value!r} is no path; give text, such as data/t2m.npy")
-    return expand_variables(value)
+        raise ValueError(f"{shown(value)} is no path; give text, such as data/t2m.npy")
+    return _file_name(value)
 
 
 def _reference(value: Any) -> str:
     if isinstance(value, str):
-        expanded = expand_variables(value)
+        expanded = _file_name(value)
         if _REFERENCE.fullmatch(expanded):
             return expanded
     raise ValueError(
-        f"{value!r} names no function; write file.py:function, the file relative to this "
+        f"{shown(value)} names no function; write file.py:function, the file relative to this "
         "document, or package.module:function"
     )
 
 
 def _dtype(value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{value!r} is no dtype; give text, such as f4, '<i2' or float64")
+        raise ValueError(f"{shown(value)} is no dtype; give text, such as f4, '<i2' or float64")
     try:
         checked_dtype(value, "the array")
     except ArrayFileError as error:
@@ -159,7 +153,7 @@ def _shape(value: Any) -> tuple[int, ...]:
     lengths = value if isinstance(value, list) else [value]
     if not all(_is_int(n) and n >= 0 for n in lengths):
         raise ValueError(
-            f"{value!r} is no shape; give whole numbers from 0 on, as [2048, 361, 720]"
+            f"{shown(value)} is no shape; give whole numbers from 0 on, as [2048, 361, 720]"
         )
     return tuple(lengths)
 
@@ -171,7 +165,7 @@ def _over(value: Any) -> str | tuple[int, ...]:
         return _shape(value)
     except ValueError:
         raise ValueError(
-            f"{value!r} names no domain; give an array of that shape, or a shape as [361, 720]"
+            f"{shown(value)} names no domain; give an array of that shape, or a shape as [361, 720]"
         ) from None
 
 
@@ -179,8 +173,8 @@ def _region(value: Any) -> int | tuple[int | None, ...]:
     lengths = value if isinstance(value, list) else [value]
     if not all((n is None and isinstance(value, list)) or (_is_int(n) and n >= 1) for n in lengths):
         raise ValueError(
-            f"{value!r} is no region shape; give for each axis of the domain a whole number from "
-            "1 on, or null for all of the axis, as [16, null, null]"
+            f"{shown(value)} is no region shape; give for each axis of the domain a whole number "
+            "from 1 on, or null for all of the axis, as [16, null, null]"
         )
     return tuple(lengths) if isinstance(value, list) else int(value)
 
@@ -197,7 +191,7 @@ def _halo(value: Any) -> int | tuple[int | tuple[int, int], ...]:
     if isinstance(value, list) and all(is_width(entry) or is_pair(entry) for entry in value):
         return tuple(tuple(entry) if isinstance(entry, list) else entry for entry in value)
     raise ValueError(
-        f"{value!r} is no halo; give one whole number from 0 on, or one for each axis of the "
+        f"{shown(value)} is no halo; give one whole number from 0 on, or one for each axis of the "
         "array, as [0, 1, 1], or pairs of before and after, as [[0, 0], [1, 2]]"
     )
 
@@ -208,7 +202,7 @@ def _boundary(value: Any) -> str | int | float:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return value
     raise ValueError(
-        f"{value!r} is no boundary; give {', '.join(BOUNDARIES)}, or the number to fill with"
+        f"{shown(value)} is no boundary; give {', '.join(BOUNDARIES)}, or the number to fill with"
     )
 
 
@@ -216,8 +210,8 @@ def _axes(value: Any) -> tuple[int | None, ...]:
     if isinstance(value, list) and all(n is None or _is_int(n) for n in value):
         return tuple(value)
     raise ValueError(
-        f"{value!r} names no axes; give for each axis of the array the axis of the domain that "
-        "it follows, or null where it is shown whole, as [1, 2]"
+        f"{shown(value)} names no axes; give for each axis of the array the axis of the domain "
+        "that it follows, or null where it is shown whole, as [1, 2]"
     )
 
 
@@ -225,7 +219,7 @@ def _operation(value: Any) -> str:
     if isinstance(value, str) and value in OPERATIONS:
         return value
     raise ValueError(
-        f"{value!r} is no operation; " + near(str(value), OPERATIONS, "the operations")
+        f"{shown(value)} is no operation; " + near(str(value), OPERATIONS, "the operations")
     )
 
 
@@ -235,7 +229,7 @@ def one_of(*choices: str) -> Callable[[Any], str]:
     def check(value: Any) -> str:
         if isinstance(value, str) and value in choices:
             return value
-        raise ValueError(f"{value!r} is not known; give {' or '.join(choices)}")
+        raise ValueError(f"{shown(value)} is not known; give {' or '.join(choices)}")
 
     return check
 
@@ -243,27 +237,27 @@ def one_of(*choices: str) -> Callable[[Any], str]:
 def _flag(value: Any) -> bool:
     if isinstance(value, bool):
         return value
-    raise ValueError(f"{value!r} is neither true nor false")
+    raise ValueError(f"{shown(value)} is neither true nor false")
 
 
 def _offset(value: Any) -> int:
     if _is_int(value) and value >= 0:
         return int(value)
-    raise ValueError(f"{value!r} is no position in a file; give bytes, from 0 on")
+    raise ValueError(f"{shown(value)} is no position in a file; give bytes, from 0 on")
 
 
 def _count(value: Any) -> int:
     value = _setting(value, int)
     if _is_int(value) and value >= 1:
         return int(value)
-    raise ValueError(f"{value!r} is no number of workers; give a whole number from 1 on")
+    raise ValueError(f"{shown(value)} is no number of workers; give a whole number from 1 on")
 
 
 def _seconds(value: Any) -> float:
     value = _setting(value, float)
     if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
         return float(value)
-    raise ValueError(f"{value!r} is no time; give seconds, from 0 on")
+    raise ValueError(f"{shown(value)} is no time; give seconds, from 0 on")
 
 
 def _setting(value: Any, convert: Callable[[str], _T]) -> Any:
@@ -286,19 +280,19 @@ def _byte_size(value: Any) -> int | float | str:
             return value
     except PlanError:
         pass
-    raise ValueError(f"{value!r} is no size; give bytes, or text such as 16GB or 512MiB")
+    raise ValueError(f"{shown(value)} is no size; give bytes, or text such as 16GB or 512MiB")
 
 
 def _number(value: Any) -> bool | int | float:
     if isinstance(value, bool | int | float):
         return value
-    raise ValueError(f"{value!r} is no number")
+    raise ValueError(f"{shown(value)} is no number")
 
 
 def _progress(value: Any) -> bool | str:
     if isinstance(value, bool) or value == "auto":
         return value  # type: ignore[no-any-return]
-    raise ValueError(f"{value!r} is not known; give true, false or auto")
+    raise ValueError(f"{shown(value)} is not known; give true, false or auto")
 
 
 ArrayName = Annotated[str, PlainValidator(_array_name)]

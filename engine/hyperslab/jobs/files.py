@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +25,10 @@ from hyperslab.arrays.file import checked_nbytes, expanded
 from hyperslab.arrays.indexing import contiguous_strides
 from hyperslab.arrays.npy import encode_header
 from hyperslab.errors import ArrayFileError
-from hyperslab.jobs.document import Problem
 from hyperslab.jobs.models import ArraySpec, CreateSpec
+from hyperslab.jobs.problems import Problem
 from hyperslab.jobs.spec import Draft
+from hyperslab.jobs.words import listed
 from hyperslab.units import human_bytes
 from hyperslab_workers.array_ref import ArrayRef
 
@@ -115,31 +117,41 @@ def open_files(draft: Draft) -> Files:
                 arrays[name] = _open(document.folder, array)
             except ArrayFileError as error:
                 problems.append(document.problem(("arrays", name, "path"), str(error)))
-    # In an order in which what an array is like comes before it; circles never get there.
-    waiting = {name: a for name, a in draft.arrays.items() if a is not None and a.create}
-    while ready := [
-        name
-        for name, a in waiting.items()
-        if a.create is not None and (a.create.like is None or a.create.like in arrays)
-    ]:
-        for name in ready:
-            array = waiting.pop(name)
-            assert array.create is not None
-            at = ("arrays", name, "create")
-            try:
-                output = _output(document.folder, array, array.create, arrays)
-                arrays[name] = output.prospect()
-            except ArrayFileError as error:
-                problems.append(document.problem(at, str(error)))
-                continue
-            outputs[name] = output
-            try:
-                _check_target(output)
-            except ArrayFileError as error:
-                problems.append(document.problem(at, str(error)))
+    for name, array, create in _in_order(draft, arrays):
+        at = ("arrays", name, "create")
+        try:
+            output = _output(document.folder, array, create, arrays)
+            arrays[name] = output.prospect()
+        except ArrayFileError as error:
+            problems.append(document.problem(at, str(error)))
+            continue
+        outputs[name] = output
+        try:
+            _check_target(output)
+        except ArrayFileError as error:
+            problems.append(document.problem(at, str(error)))
     problems += _same_files(draft)
     problems += _disk_space(draft, outputs)
     return Files(arrays, outputs, tuple(problems))
+
+
+def _in_order(
+    draft: Draft, arrays: Mapping[str, hs.Array]
+) -> Iterator[tuple[str, ArraySpec, CreateSpec]]:
+    """The arrays to make, each after the one it is like, which has to be in `arrays` by then.
+
+    Those that are like nothing, or each other in a circle, are never reached.
+    """
+    followers: dict[str | None, list[tuple[str, ArraySpec, CreateSpec]]] = {}
+    for name, array in draft.arrays.items():
+        if array is not None and array.create is not None:
+            followers.setdefault(array.create.like, []).append((name, array, array.create))
+    ready: deque[str | None] = deque([None, *arrays])
+    while ready:
+        for name, array, create in followers.get(ready.popleft(), ()):
+            yield name, array, create
+            if name in arrays:
+                ready.append(name)
 
 
 def create_outputs(outputs: Mapping[str, Output]) -> dict[str, hs.Array]:
@@ -240,7 +252,7 @@ def _same_files(draft: Draft) -> Iterator[Problem]:
     for names in paths.values():
         made = [name for name in names if (a := draft.arrays[name]) is not None and a.create]
         if made and len(names) > 1:
-            others = ", ".join(name for name in names if name != made[-1])
+            others = listed(name for name in names if name != made[-1])
             yield draft.document.problem(
                 ("arrays", made[-1], "path"),
                 f"the file is that of {others}, too; a file that is made needs one array, which "
@@ -267,7 +279,7 @@ def _disk_space(draft: Draft, outputs: Mapping[str, Output]) -> Iterator[Problem
             largest = max(names, key=lambda name: outputs[name].file_size)
             yield draft.document.problem(
                 ("arrays", largest, "create"),
-                f"the disk is too small: the outputs {', '.join(names)} take "
+                f"the disk is too small: the outputs {listed(names)} take "
                 f"{human_bytes(needed)} and {human_bytes(available)} are available in "
                 f"{str(folder)!r}; free some space or use another disk. sparse: true reserves "
                 "nothing, at the risk of a full disk later",

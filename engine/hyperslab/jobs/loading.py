@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from hyperslab.compiler import Kernel
-from hyperslab.jobs.fields import near
+from hyperslab.jobs.words import near
 
 __all__ = ["LoadProblem", "Loader"]
 

@@ -16,6 +16,8 @@ from pydantic import (
 
 from hyperslab.jobs import fields
 from hyperslab.jobs.fields import one_of
+from hyperslab.jobs.words import shown
+from hyperslab.units import human_bytes
 
 __all__ = [
     "ACCESSES",
@@ -31,6 +33,10 @@ __all__ = [
     "Value",
     "Write",
 ]
+
+
+_LARGEST_VALUE = 2**24
+"""Bytes of the largest value that stands in a document."""
 
 
 class Model(BaseModel):
@@ -174,28 +180,44 @@ class Value(Model):
         ValueError
             It is no number, or its dtype cannot hold it.
         """
-        shown = repr(self.value) if len(repr(self.value)) <= 60 else repr(self.value)[:60] + "…"
+        said = shown(self.value)
         if self.value is None or isinstance(self.value, dict):
+            raise ValueError(f"{said} is no value for a kernel; give a number or a list of numbers")
+        if self._nbytes() > _LARGEST_VALUE:
             raise ValueError(
-                f"{shown} is no value for a kernel; give a number or a list of numbers"
+                f"{said} takes more than {human_bytes(_LARGEST_VALUE)} as an array, the most for "
+                "a value in a job spec; put it in a file"
             )
         try:
             plain = np.array(self.value)
             result = plain if self.dtype is None else np.array(self.value, dtype=self.dtype)
         except (ValueError, TypeError, OverflowError) as error:
             target = "an array" if self.dtype is None else f"dtype {self.dtype}"
-            raise ValueError(f"{shown} cannot be {target}: {error}") from None
+            raise ValueError(f"{said} cannot be {target}: {error}") from None
         if result.dtype.kind in "OU":
             raise ValueError(
-                f"{shown} is no number; for times and complex numbers, which are written as text, "
+                f"{said} is no number; for times and complex numbers, which are written as text, "
                 "give dtype as well"
             )
         # Assigned to a smaller type, NumPy cuts 1.5 to 1 without a word.
         if result.dtype.kind in "iub" and plain.dtype.kind in "biuf" and (result != plain).any():
-            raise ValueError(f"{shown} cannot be dtype {self.dtype} without changing; give another")
+            raise ValueError(f"{said} cannot be dtype {self.dtype} without changing; give another")
         if self.dtype is None and plain.ndim == 0:
             return self.value
         return result if result.ndim else result[()]
+
+    def _nbytes(self) -> int:
+        """Bytes that NumPy may take for the value: every element takes those of the longest."""
+        count, longest = 0, np.dtype(self.dtype).itemsize
+        waiting = [self.value]
+        while waiting:
+            item = waiting.pop()
+            if isinstance(item, list):
+                waiting += item
+            else:
+                count += 1
+                longest = max(longest, 4 * len(item) if isinstance(item, str) else 0)
+        return count * longest
 
 
 ACCESSES: dict[str, type[Model]] = {

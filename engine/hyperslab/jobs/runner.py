@@ -21,8 +21,8 @@ import hyperslab as hs
 from hyperslab.errors import HyperslabError, PlanError
 from hyperslab.jobs.arguments import call_arguments
 from hyperslab.jobs.checking import Step, check_steps, never_written
-from hyperslab.jobs.document import Problem, spec_error
 from hyperslab.jobs.files import Output, create_outputs, open_files
+from hyperslab.jobs.problems import Problem, spec_error
 from hyperslab.jobs.spec import Draft, read_draft
 from hyperslab.running.report import Report
 from hyperslab.settings import Progress
@@ -97,7 +97,7 @@ class Job:
                 except HyperslabError as error:
                     error.add_note(
                         f"in step {step.number} of {len(self.steps)}, {step.spec.kernel} "
-                        f"({self.name}:{step.line})"
+                        f"({step.where})"
                     )
                     raise
                 yield StepReport(step.number, step.spec.kernel, report)

@@ -13,7 +13,8 @@ steps and files of the others can still be looked into, and all problems are tol
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
@@ -22,15 +23,19 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from hyperslab.jobs import fields
-from hyperslab.jobs.document import Document, Problem, read_document, spec_error
-from hyperslab.jobs.fields import near
+from hyperslab.jobs.document import Document, read_document
+from hyperslab.jobs.limits import Path
 from hyperslab.jobs.models import ACCESSES, ArraySpec, CreateSpec, EngineSpec, Model, StepSpec
-from hyperslab.jobs.positions import Path
+from hyperslab.jobs.problems import Problem, spec_error
+from hyperslab.jobs.words import near, shown
 
 __all__ = ["Draft", "read_draft", "read_spec", "uses"]
 
 VERSION = 1
 """The version of the format that this module reads."""
+
+_MOST_HINTS = 100
+"""Unknown names of arrays for which the nearest known one is looked for."""
 
 
 _NESTED: dict[str, type[Model]] = {
@@ -156,7 +161,7 @@ def uses(step: Any) -> list[tuple[Path, str, str]]:
 def _check_version(document: Document, top: dict[str, Any], problems: list[Problem]) -> None:
     version = top.get("version")
     if version != VERSION or isinstance(version, bool):
-        said = "is missing" if version is None else f"is {version!r}"
+        said = "is missing" if version is None else f"is {shown(version)}"
         problems.append(
             document.problem(
                 ("version",), f"{said}; this hyperslab reads version {VERSION}: write version: 1"
@@ -225,13 +230,13 @@ def _in_words(detail: ErrorDetails, root: type[Model], value: Any) -> tuple[Path
     if kind.startswith("union_tag"):
         if path and path[-1] == "arguments":
             return tuple(path), (
-                f"{given!r}: give a list in the order of the kernel's parameters, or a mapping "
-                "from their names"
+                f"{shown(given)}: give a list in the order of the kernel's parameters, or a "
+                "mapping from their names"
             )
         return tuple(path), _no_argument(given)
     if kind in ("model_type", "model_attributes_type", "dict_type"):
-        return tuple(path), f"{given!r}: give a mapping with {', '.join(model.model_fields)}"
-    return tuple(path), f"{given!r}: {detail['msg']}"
+        return tuple(path), f"{shown(given)}: give a mapping with {', '.join(model.model_fields)}"
+    return tuple(path), f"{shown(given)}: {detail['msg']}"
 
 
 def _no_argument(given: Any) -> str:
@@ -245,36 +250,58 @@ def _no_argument(given: Any) -> str:
         return f"it does not say what the kernel does: give one of {words}{hint}"
     if isinstance(given, list):
         return "a list stands for no argument by itself; write {value: [...], dtype: f8}"
-    return f"{given!r} is no argument; give an array's name, origin, a number, or one of {words}"
+    return (
+        f"{shown(given)} is no argument; give an array's name, origin, a number, or one of {words}"
+    )
 
 
 def _unknown_names(draft: Draft) -> list[Problem]:
     """Uses of arrays that are not there, and chains of `like` that end nowhere."""
     document, arrays = draft.document, draft.arrays
     problems = []
+    hints: dict[str, str] = {}
 
     def unknown(path: Path, name: str) -> None:
-        hint = near(name, arrays, "the arrays")
-        problems.append(document.problem(path, f"there is no array {name!r}; {hint}"))
+        # Looking for the nearest name takes time: not for thousands of them.
+        if name not in hints and len(hints) < _MOST_HINTS:
+            hints[name] = "; " + near(name, arrays, "the arrays")
+        message = f"there is no array {shown(name)}{hints.get(name, '')}"
+        problems.append(document.problem(path, message))
 
     for number, step in enumerate(draft.raw_steps):
         for path, name, _ in uses(step):
             if name not in arrays:
                 unknown(("steps", number, *path), name)
-    for name, array in arrays.items():
-        chain, current = [name], array
-        while current is not None and current.create is not None and current.create.like:
-            like = current.create.like
-            if like not in arrays or like in chain:
-                # Told once, where the chain breaks, or at each array of a ring.
-                if current is array and like not in arrays:
-                    unknown(("arrays", name, "create", "like"), like)
-                elif like == name:
-                    ring = " like ".join([*chain, name])
-                    problems.append(
-                        document.problem(("arrays", name, "create", "like"), f"{ring}: a circle")
-                    )
-                break
-            chain.append(like)
-            current = arrays[like]
+    likes = {
+        name: array.create.like
+        for name, array in arrays.items()
+        if array is not None and array.create is not None and array.create.like
+    }
+    for name, like in likes.items():
+        if like not in arrays:
+            unknown(("arrays", name, "create", "like"), like)
+    for ring in _rings(likes):
+        for start, name in enumerate(ring):
+            first = itertools.islice(itertools.cycle(ring), start, start + min(len(ring), 8))
+            more = f" like {len(ring) - 8:,} more" if len(ring) > 8 else ""
+            problems.append(
+                document.problem(
+                    ("arrays", name, "create", "like"),
+                    f"{' like '.join(first)}{more} like {name}: a circle",
+                )
+            )
     return problems
+
+
+def _rings(likes: Mapping[str, str]) -> Iterator[list[str]]:
+    """The circles in which arrays are like each other."""
+    seen: set[str] = set()
+    for name in likes:
+        chain: dict[str, int] = {}
+        current = name
+        while current in likes and current not in seen:
+            seen.add(current)
+            chain[current] = len(chain)
+            current = likes[current]
+        if current in chain:
+            yield list(chain)[chain[current] :]

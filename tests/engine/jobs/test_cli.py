@@ -242,7 +242,7 @@ def test_info_and_reading_a_spec_need_neither_numba_nor_workers(job: Path) -> No
     script = (
         "import sys; from hyperslab.jobs.cli import app\n"
         f"app(['info', {str(job.parent / 'a.npy')!r}], standalone_mode=False)\n"
-        "print(sorted({'numba', 'loky', 'yaml'} & set(sys.modules)))\n"
+        "print(sorted({'numba', 'loky', 'ruamel.yaml'} & set(sys.modules)))\n"
         f"from hyperslab.jobs.spec import read_spec; read_spec({str(job)!r})\n"
         "print(sorted({'numba', 'loky', 'kernels'} & set(sys.modules)))\n"
     )
