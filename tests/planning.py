@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 from strategies import virtual
 
@@ -9,6 +12,9 @@ import hyperslab as hs
 from hyperslab.planning.plan import Plan
 from hyperslab.planning.planner import build
 from hyperslab.settings import resolve
+from hyperslab_workers.arena import Arena
+from hyperslab_workers.bindings import Binding, bind
+from hyperslab_workers.partials import private_accesses
 
 
 @hs.kernel
@@ -51,7 +57,6 @@ def plan(*arguments, workers=2, memory="100GB", kernel=None, **options) -> Plan:
         kernel or KERNELS[len(arguments)],
         arguments,
         settings=resolve(workers=workers, memory=memory, environ={}),
-        runner=lambda job, **given: (job, given),
         **options,
     )
 
@@ -64,3 +69,19 @@ def said(*arguments, error=hs.PlanError, **options) -> str:
 
 def gives(text: str, *words: str) -> bool:
     return all(word in text for word in words) or pytest.fail(text)
+
+
+def bind_all(made: Plan) -> list[Binding]:
+    """The bindings that a worker makes for a plan, with memory in place of slots."""
+    fold = SimpleNamespace(
+        values={
+            position: np.zeros(access.array.shape, access.array.dtype)
+            for position, access in private_accesses(made.arguments).items()
+        }
+    )
+    return [
+        bind(argument, order, Arena(), number, fold)
+        for number, (argument, order) in enumerate(
+            zip(made.arguments, made.buffer_orders, strict=True)
+        )
+    ]

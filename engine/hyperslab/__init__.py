@@ -21,6 +21,7 @@ from hyperslab.errors import (
     KernelError,
     LockTimeout,
     PlanError,
+    RegionSpan,
     SpecError,
     WorkerLost,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "LockTimeout",
     "Plan",
     "PlanError",
+    "RegionSpan",
     "Report",
     "SpecError",
     "WorkerLost",

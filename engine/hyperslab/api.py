@@ -5,7 +5,9 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+import secrets
 import threading
+import time
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import Executor
@@ -15,11 +17,12 @@ from hyperslab import settings as configuration
 from hyperslab.compiler import Kernel
 from hyperslab.errors import HyperslabError, PlanError
 from hyperslab.planning import planner
-from hyperslab.planning.plan import Plan
-from hyperslab.running.coordinator import drive
-from hyperslab.running.pool import Pool, make_pool
+from hyperslab.planning.plan import Plan, set_runner
+from hyperslab.pools import Pool, make_pool
+from hyperslab.running.prepare import Prepared, prepare
 from hyperslab.running.progress import make_progress
 from hyperslab.running.report import Report
+from hyperslab.running.run import drive, interrupted
 from hyperslab.session import session_directory
 from hyperslab.settings import Progress, Settings
 
@@ -94,10 +97,12 @@ class Engine:
             progress=progress,
         )
         self._pool: Pool | None = None
+        self._prepared: weakref.WeakKeyDictionary[Plan, Prepared] = weakref.WeakKeyDictionary()
         self._lock = threading.Lock()
         self._closed = False
         self._pid = os.getpid()
-        _open_engines.add(self)
+        self._name = secrets.token_hex(8)
+        _engines[self._name] = self
 
     @property
     def settings(self) -> Settings:
@@ -117,8 +122,9 @@ class Engine:
         progress: Progress | None = None,
     ) -> Report:
         """Run a kernel on every region of a domain. See :func:`hyperslab.run`."""
-        job = self.plan(kernel, *arguments, over=over, region=region)
-        return self._drive(job, progress=progress)
+        started = time.monotonic()
+        plan = self.plan(kernel, *arguments, over=over, region=region)
+        return self._run(plan, progress=progress, started=started)
 
     def plan(
         self,
@@ -132,26 +138,48 @@ class Engine:
             kernel,
             arguments,
             settings=self._settings,
-            runner=self._drive,
+            engine=self._name,
             over=over,
             region=region,
         )
 
-    def _drive(self, job: Plan, *, progress: Progress | None = None) -> Report:
+    def _run(
+        self, plan: Plan, *, progress: Progress | None = None, started: float | None = None
+    ) -> Report:
+        started = time.monotonic() if started is None else started
         if progress is not None:
             progress = configuration.checked_progress(progress)
         pool = self._ready_pool()
-        session = session_directory(self._settings.scratch)
         display = make_progress(
             self._settings.progress if progress is None else progress,
-            job.kernel.name,
-            job.regions,
-            job.bytes_read + job.bytes_written,
+            plan.kernel.name,
+            plan.regions,
+            plan.bytes_read + plan.bytes_written,
         )
         try:
-            return drive(job, pool, session, display)
+            prepared = self._take_prepared(plan, pool)
+            report = drive(plan, prepared, pool, display, started)
         finally:
             display.close()
+        with self._lock:
+            if not self._closed and self._pool is pool:
+                self._prepared[plan] = prepared
+        return report
+
+    def _take_prepared(self, plan: Plan, pool: Pool) -> Prepared:
+        """What the plan has been prepared to, for this run alone.
+
+        Another thread that runs the same plan at the same time prepares it anew: two runs would
+        leave their contributions in one place. So does the run after one that failed.
+        """
+        with self._lock:
+            prepared = self._prepared.pop(plan, None)
+        if prepared is not None:
+            return prepared
+        try:
+            return prepare(plan, pool, session_directory(self._settings.scratch))
+        except KeyboardInterrupt:
+            raise interrupted(plan, "before its first region; no file was changed") from None
 
     def _ready_pool(self) -> Pool:
         with self._lock:
@@ -162,9 +190,12 @@ class Engine:
                 # its end would send a signal down a pipe that is the parent's too.
                 _inherited.append(self._pool)
                 self._pool, self._pid = None, os.getpid()
+                self._prepared.clear()
             if self._pool is None:
                 session = session_directory(self._settings.scratch)
-                self._pool = make_pool(self._settings, session)
+                self._pool = make_pool(self._settings.executor, self._settings.workers, session)
+                # An engine that nobody holds any more ends as one that was closed.
+                weakref.finalize(self, _close_pool, self._pool, os.getpid())
             return self._pool
 
     def close(self) -> None:
@@ -174,9 +205,9 @@ class Engine:
             if self._pid != os.getpid():
                 return
             pool, self._pool = self._pool, None
+            self._prepared.clear()
         if pool is not None:
-            pool.close()
-            _lock_roots.update(pool.lock_roots)
+            _close_pool(pool, os.getpid())
 
     def __enter__(self) -> Engine:
         return self
@@ -190,7 +221,15 @@ class Engine:
         return f"<hyperslab.Engine: {self._settings.workers} workers, {executor!r}, {state}>"
 
 
-_open_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+def _close_pool(pool: Pool, pid: int) -> None:
+    if os.getpid() == pid:
+        pool.close()
+        _lock_roots.update(pool.lock_roots)
+
+
+_engines: weakref.WeakValueDictionary[str, Engine] = weakref.WeakValueDictionary()
+"""The engines of this process, by the name that their plans carry."""
+
 _lock_roots: set[str | None] = set()
 _inherited: list[Pool | None] = []
 _default: Engine | None = None
@@ -204,6 +243,17 @@ def default_engine() -> Engine:
         if _default is None or _default._closed:
             _default = Engine()
         return _default
+
+
+def _run_plan(plan: Plan, *, progress: Progress | None = None) -> Report:
+    engine = _engines.get(plan.engine)
+    if engine is None:
+        # It was made in another process, or its engine is gone.
+        engine = default_engine()
+    return engine._run(plan, progress=progress)
+
+
+set_runner(_run_plan)
 
 
 def _chosen(engine: Engine | None) -> Engine:
@@ -290,7 +340,7 @@ def plan(
 
 @atexit.register
 def _close_all() -> None:
-    for engine in list(_open_engines):
+    for engine in list(_engines.values()):
         engine.close()
     # Processes of a foreign executor have ended by now, most kinds without any farewell.
     if _lock_roots:

@@ -17,6 +17,7 @@ from hyperslab_workers.errors import (
     SpecError,
     WorkerLost,
 )
+from hyperslab_workers.region_span import RegionSpan
 
 __all__ = [
     "ArrayFileError",
@@ -25,6 +26,7 @@ __all__ = [
     "KernelError",
     "LockTimeout",
     "PlanError",
+    "RegionSpan",
     "SpecError",
     "WorkerLost",
 ]
@@ -38,5 +40,6 @@ for _error in (
     PlanError,
     SpecError,
     WorkerLost,
+    RegionSpan,
 ):
     _error.__module__ = "hyperslab"

@@ -26,7 +26,6 @@ def plan(kernel, *arguments, workers=8, memory="2GB", **options) -> Plan:
         kernel,
         arguments,
         settings=resolve(workers=workers, memory=memory, environ={}),
-        runner=lambda job: job,
         **options,
     )
 
@@ -65,8 +64,9 @@ def test_a_person_can_read_what_will_be_done(tmp_path):
         "  at      the region's origin",
         "  out     write       float32 2,048 × 361 × 720, 2.13 GB, /data/12.npy",
         "locks    none: no two tasks touch the same bytes",
-        f"memory   {buffers / 1e6:.3g} MB per worker, 8 of 8 workers at once, 0 B in the "
-        f"coordinator: peak {8 * buffers / 1e6:.3g} MB",
+        "deaths   what a worker was doing when it died is done again",
+        f"memory   {buffers / 1e6:.3g} MB per worker, 8 of 8 workers taking part, "
+        f"0 B between them, 0 B in the coordinator: peak {8 * buffers / 1e6:.3g} MB",
         "         budget 2 GB (memory=2 GB); besides, each worker process takes about 60 MB; "
         "mapped file pages are the system's cache and not counted",
         "traffic  reads 2.13 GB, writes 2.13 GB",
@@ -123,5 +123,5 @@ def test_empty_and_single_domains_are_told():
 
 def test_short_memory_is_told():
     text = plan(stack, array(T), hs.write(array(T, inode=11)), memory="5MB").explain()
-    assert "2 of 8 workers at once" in text
+    assert "2 of 8 workers taking part" in text
     assert "budget 5 MB (memory=5 MB)" in text

@@ -6,20 +6,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planning import array, plan
+from planning import array, bind_all, plan
 from strategies import boundaries, halos, orders, regions, shapes
 
 import hyperslab as hs
 from hyperslab.planning.layout import equal_lengths
 from hyperslab.planning.plan import Plan
 from hyperslab_workers.access import Placement
-from hyperslab_workers.bindings import bind
 from hyperslab_workers.kernel.types import unit_axes
 
 
 def arguments_of(made: Plan):
     """What the kernel is called with, region by region."""
-    bindings = [bind(*pair) for pair in zip(made.arguments, made.buffer_orders, strict=True)]
+    bindings = bind_all(made)
     for task in made:
         for binding in bindings:
             binding.begin_task()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -243,7 +245,9 @@ def test_a_task_with_footprints_is_under_4_kb(count):
     images = [hs.accumulate(array(huge, "i8"), footprint=lambda r: tuple(r)) for _ in range(count)]
     made = plan(*images, over=huge, region=(1, 1, 1, 8))
     part = made.task(made.tasks - 1)
-    task = Task("/scratch/" + "x" * 100, part.index, part.start, part.stop, 7, part.footprints)
+    task = Task(
+        "/scratch/" + "x" * 100, part.index, part.start, part.stop, footprints=part.footprints
+    )
     assert len(task.footprints) >= 1
     assert len(pickle.dumps(task, protocol=5)) < 4096
 
@@ -265,10 +269,59 @@ def test_a_footprint_outside_the_array_is_refused_when_planning():
     gives(said(array((40,)), outside, region=4), "footprint=", "max(start, 0)")
 
 
-def test_run_calls_the_engine_with_the_plan():
-    made = plan(array((3,)))
-    assert made.run(progress=False) == (made, {"progress": False})
-    assert made.explain().startswith("kernel")
+@hs.kernel
+def halve(a, out):
+    for i in range(a.shape[0]):
+        out[i] = a[i] / 2
+
+
+def test_a_plan_is_a_value_that_runs_elsewhere_too():
+    a, out = hs.from_array(np.arange(100.0)), hs.from_array(np.zeros(100))
+    with hs.Engine(executor="serial") as engine:
+        made = engine.plan(halve, a, hs.write(out))
+        sent, parts = pickle.dumps(made), (made.grid, made.arguments, made.types)
+    assert len(sent) < 8192
+    again = pickle.loads(sent)
+    # As in another process, which has no engine of that name.
+    del engine, made
+    gc.collect()
+    assert again.run().regions == again.regions
+    assert (again.grid, again.arguments, again.types) == parts
+    np.testing.assert_array_equal(np.asarray(out), np.arange(100.0) / 2)
+
+
+def test_what_depends_on_the_plan_alone_is_got_ready_once(tmp_path):
+    a, out = hs.from_array(np.arange(100.0)), hs.from_array(np.zeros(100))
+    with hs.Engine(executor="serial", scratch=tmp_path) as engine:
+        made = engine.plan(halve, a, hs.write(out))
+        made.run()
+        (program,) = tmp_path.glob("*/program-*")
+        for _ in range(3):
+            made.run()
+        assert list(tmp_path.glob("*/program-*")) == [program]
+        del made
+        gc.collect()
+        assert not program.exists()
+
+
+def test_one_plan_run_by_two_threads_at_once(tmp_path):
+    values = hs.from_array(np.ones((64, 1000)))
+    sums = hs.from_array(np.zeros(1000))
+
+    @hs.kernel
+    def add_up(values, sums):
+        for i in range(values.shape[0]):
+            for j in range(values.shape[1]):
+                sums[j] += values[i, j]
+
+    with hs.Engine(workers=2, scratch=tmp_path) as engine:
+        made = engine.plan(add_up, values, hs.accumulate(sums), region=(1, None))
+        with ThreadPoolExecutor(4) as threads:
+            for job in [threads.submit(made.run) for _ in range(12)]:
+                job.result(timeout=60)
+    # Which of two threads reads the old total first is theirs to arrange; none is half there.
+    assert len(set(np.asarray(sums))) == 1
+    assert sums[0].item() % 64 == 0
 
 
 def test_a_plan_cannot_be_changed_and_keeps_its_arrays():

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planning import array, gives, plan, said
+from planning import array, bind_all, gives, plan, said
 from strategies import boundaries, halos, orders, regions, shapes
 
 import hyperslab as hs
 from hyperslab.planning.plan import Memory
 from hyperslab.planning.planner import PRIVATE_LIMIT
+from hyperslab.planning.projection import slots_needed
 from hyperslab_workers.access import Placement
-from hyperslab_workers.bindings import bind
 
 MB = 10**6
 
@@ -133,13 +133,27 @@ def test_when_nothing_helps_but_memory_it_says_so():
     assert "raise memory=" in str(caught.value)
 
 
-def test_private_copies_that_do_not_fit_are_refused_with_a_way_out():
+@pytest.fixture
+def scratch_in_memory(monkeypatch):
+    monkeypatch.setattr("hyperslab.planning.planner.is_memory", lambda directory: True)
+
+
+def test_private_copies_that_do_not_fit_are_refused_with_a_way_out(scratch_in_memory):
     sums = array((10**6,), "f8")
-    text = said(array((10**7,)), hs.accumulate(sums), memory="30MB")
-    gives(text, "needs 32 MB", "private copies", "8 MB each", "footprint=", "raise memory=")
-    assert plan(array((10**7,)), hs.accumulate(sums), memory="32MB").memory.at_once == 1
+    # Contributions: two under way, one a level of the tree, and those that are being merged.
+    (tasks, least) = plan(array((10**7,)), hs.accumulate(sums), workers=1).tasks, 8 * MB
+    need = least * (slots_needed(tasks, 1) + 1)
+    text = said(array((10**7,)), hs.accumulate(sums), memory=need - 1)
+    gives(text, f"needs {need / MB:.3g} MB", "private copies", "8 MB each", "footprint=", "raise")
+    assert plan(array((10**7,)), hs.accumulate(sums), memory=need).memory.peak <= need
     small = hs.accumulate(sums, footprint=lambda r: np.s_[:1000])
     assert plan(array((10**7,)), small, memory="30MB").memory.at_once == 2
+
+
+def test_contributions_on_disk_are_no_private_memory():
+    sums = array((10**6,), "f8")
+    assert plan(array((10**7,)), hs.accumulate(sums), memory="10MB").memory.shared == 0
+    said(array((10**7,)), hs.accumulate(sums), memory="7MB")
 
 
 def test_a_footprint_that_does_not_fit_is_refused_with_a_way_out():
@@ -160,8 +174,8 @@ def test_the_projection_is_what_the_buffers_take():
         workers=8,
         region=(10, 1000),
     )
-    assert made.memory == Memory(12 * 8000 + 80_000 + 200, 600, 8)
-    assert made.memory.peak == 8 * made.memory.per_worker + 600
+    assert made.memory == Memory(12 * 8000 + 80_000, 200, 8)
+    assert made.memory.peak == 8 * made.memory.per_worker + 200
 
 
 def test_fewer_workers_are_busy_where_memory_is_short():
@@ -280,7 +294,7 @@ def real_jobs(draw):
 def test_every_region_is_of_the_type_that_was_compiled(job):
     domain, arguments, region = job
     made = plan(*arguments, over=domain, region=region)
-    bindings = [bind(*pair) for pair in zip(made.arguments, made.buffer_orders, strict=True)]
+    bindings = bind_all(made)
     for task in made:
         for binding in bindings:
             binding.begin_task()

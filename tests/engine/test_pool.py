@@ -17,11 +17,12 @@ from pathlib import Path
 import loky
 import numpy as np
 import pytest
-from chaos import boards, running, wait_until, workers_of
+from chaos import running, wait_until, workers_of
 
 import hyperslab as hs
-from hyperslab.running.interruption import interrupts_kept, uninterrupted
-from hyperslab.running.pool import death_of
+from hyperslab.interruption import interrupts_kept, uninterrupted
+from hyperslab.pools.death import death_of_error as death_of
+from hyperslab_workers.board import RUNNING
 
 ROWS, COLUMNS = 64, 32768
 LONG = 2_000_000_000
@@ -53,10 +54,10 @@ def first_of_each(values, out):
 @hs.kernel
 def fail_at(gate, values, out, at):
     x = 0.0
-    for _ in range(gate[0]):
-        x = x * 0.5 + 1.0
     if values[0, 0] == at:
         raise ValueError("not this one")
+    for _ in range(gate[0]):
+        x = x * 0.5 + 1.0
     out[0, 0] = x
 
 
@@ -122,30 +123,70 @@ def test_two_jobs_from_two_threads_at_once(tmp_path, engine, values):
         np.testing.assert_array_equal(np.asarray(out), np.asarray(values))
 
 
-def test_a_job_survives_that_another_one_fails_on_the_same_engine(tmp_path, engine, values):
-    # The failing job has another region in a kernel that takes too long to be waited for: the
-    # workers are killed, and with them the other job's.
-    slow = gate_of(tmp_path, LONG)
+@pytest.mark.parametrize("how", ["fails", "is killed", "is called off"])
+def test_a_job_that_ends_badly_costs_its_neighbour_nothing(tmp_path, values, how):
+    # The neighbour updates in place, so anything that was done twice would show.
     out = hs.from_array(np.zeros((ROWS, COLUMNS)), scratch=tmp_path)
-    numbered = np.zeros((ROWS, COLUMNS))
-    numbered[1] = 1
-    flags = hs.from_array(numbered, scratch=tmp_path)
-    report = engine.run(fail_at, gate_of(tmp_path, 0), flags, hs.write(out), -1.0, region=(1, None))
-    with ThreadPoolExecutor(2) as threads:
-        job = threads.submit(
-            engine.run,
-            spin_copy,
-            hs.read(slow, whole=True),
-            values,
-            hs.write(out),
-            region=(1, None),
-        )
-        wait_until(lambda: len(running(tmp_path)) == 2, "both workers are busy")
-        engine._pool.kill()
-        np.asarray(slow)[0] = 0
-        report = job.result(timeout=60)
-    assert report.retries == 2
+    slow, busy = gate_of(tmp_path, 3_000_000), gate_of(tmp_path, LONG)
+    flags = np.zeros((3, 8))
+    flags[2] = -1.0 if how == "fails" else 0.0
+    numbered = hs.from_array(flags, scratch=tmp_path)
+    wrong = hs.from_array(np.zeros((3, 8)), scratch=tmp_path)
+
+    def neighbour():
+        gate = hs.read(slow, whole=True)
+        return engine.run(spin_copy, gate, values, hs.update(out), region=(1, None))
+
+    def guilty():
+        # Each region keeps its worker so long that it has to be killed.
+        arguments = (hs.read(busy, whole=True), numbered, hs.write(wrong), -1.0)
+        engine.run(fail_at, *arguments, region=(1, None))
+
+    with hs.Engine(workers=3, scratch=tmp_path) as engine, ThreadPoolExecutor(2) as threads:
+        gate = hs.read(gate_of(tmp_path, 0), whole=True)
+        engine.run(fail_at, gate, numbered, hs.write(wrong), 5.0, region=(1, None))
+        before = workers_of(os.getpid())
+        second = threads.submit(neighbour)
+        wait_until(lambda: running(tmp_path), "the neighbour begins")
+        first = threads.submit(guilty)
+        channels = engine._pool._channels
+        wait_until(lambda: len(channels) == 2 and channels[1]._sent, "the other begins")
+        if how == "fails":
+            # Its third region raises while the others compute on.
+            with pytest.raises(hs.KernelError, match="not this one"):
+                first.result(timeout=60)
+        else:
+            wait_until(lambda: victim_of(engine, channels[1]), "it computes")
+            if how == "is killed":
+                np.asarray(busy)[0] = 0
+                os.kill(victim_of(engine, channels[1]), signal.SIGKILL)
+                first.result(timeout=60)
+            else:
+                raise_in(channels[1])
+                with pytest.raises(hs.HyperslabError, match="called off by the test"):
+                    first.result(timeout=60)
+        report = second.result(timeout=60)
+        assert report.retries == 0
+        assert len(set(before) & set(workers_of(os.getpid()))) >= 1
     np.testing.assert_array_equal(np.asarray(out), np.asarray(values))
+
+
+def victim_of(engine: hs.Engine, channel) -> int | None:
+    """The worker that computes a task of that channel."""
+    for worker in list(engine._pool.staff):
+        mark = engine._pool.board.rows[worker.number].mark()
+        if mark.state == RUNNING and mark.ticket in list(channel._sent):
+            return worker.pid
+    return None
+
+
+def raise_in(channel) -> None:
+    """Have the run of a channel end as by an error of its own thread."""
+
+    def receive(timeout: float) -> list:
+        raise hs.HyperslabError("called off by the test")
+
+    channel.receive = receive
 
 
 def test_a_failing_kernel_ends_the_job_at_once_and_leaves_the_engine_usable(
@@ -164,7 +205,6 @@ def test_a_failing_kernel_ends_the_job_at_once_and_leaves_the_engine_usable(
             1.0,
             region=(1, None),
         )
-    assert boards(tmp_path) == []
     engine.run(spin_copy, hs.read(gate, whole=True), values, hs.write(out), region=(1, None))
     np.testing.assert_array_equal(np.asarray(out), np.asarray(values))
 
@@ -322,7 +362,7 @@ def test_a_foreign_pool_that_breaks_is_a_lost_worker(tmp_path, values, name):
         os.kill(running(tmp_path)[0][0], signal.SIGKILL)
         with pytest.raises(hs.WorkerLost, match="cannot be restarted from here") as caught:
             job.result(timeout=30)
-        assert len(caught.value.regions) == 2
+        assert [(span.state, span.stop) for span in caught.value.regions] == [("untouched", ROWS)]
     executor.shutdown()
     # Reaps the killed worker, which its executor leaves as a zombie.
     multiprocessing.active_children()
@@ -335,7 +375,6 @@ def test_a_foreign_pool_that_breaks_is_a_lost_worker(tmp_path, values, name):
         ("The exit codes of the workers are {SIGKILL(-9), SIGSEGV(-11)}", "SIGSEGV", "boundscheck"),
         ("The exit codes of the workers are {SIGBUS(-7)}", "SIGBUS", "truncated"),
         ("The exit codes of the workers are {EXIT(3)}", None, "exit code 3"),
-        ("The Executor was shutdown with `kill_workers=True`", None, "another job"),
         ("A process in the process pool was terminated abruptly", None, "not known"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import sys
@@ -13,10 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from chaos import wait_until
 
 import hyperslab as hs
 from hyperslab_workers.kernel import compilations
-from hyperslab_workers.task import Outcome, Task
+from hyperslab_workers.resident import ASIDE, TOKEN, aside_path
+from hyperslab_workers.task import Outcome, Task, write_aside
 
 TASK_LIMIT = 4096
 HANDLE_LIMIT = 1024
@@ -39,20 +42,19 @@ class Recorder(ThreadPoolExecutor):
         self._count = threading.Lock()
 
     def submit(self, call: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        task: Task = args[0]
         self.bytes_down.append(len(pickle.dumps((call, args, kwargs), protocol=5)))
         with self._count:
             self.flying += 1
             self.most_flying = max(self.most_flying, self.flying)
         if len(self.bytes_down) >= self._crowd:
             self._gathered.set()
-        future = super().submit(self._wait_and_call, call, task)
+        future = super().submit(self._wait_and_call, call, args)
         future.add_done_callback(self._landed)
         return future
 
-    def _wait_and_call(self, call: Any, task: Task) -> Any:
+    def _wait_and_call(self, call: Any, args: tuple[Any, ...]) -> Any:
         self._gathered.wait(1.0)
-        return call(task)
+        return call(*args)
 
     def _landed(self, future: Future[Outcome]) -> None:
         with self._count:
@@ -75,7 +77,7 @@ def plus_1d(a, table, out):
 @pytest.mark.parametrize("shape", [(10,), (300_000,), (7, 6, 5, 4), (1,) * 12 + (9,)])
 def test_tasks_are_small_for_any_array_and_argument(shape: tuple[int, ...]) -> None:
     a, out = hs.from_array(np.zeros(shape)), hs.from_array(np.zeros(shape))
-    # What is sent "as it is" goes into the job's file once, not into each task.
+    # What is sent "as it is" goes into the program's file once, not into each task.
     table = np.ones(120_000)
     with Recorder(2) as recorder, hs.Engine(executor=recorder, progress=False) as engine:
         report = engine.run(plus, a, table, hs.write(out))
@@ -91,7 +93,9 @@ def test_tasks_are_small_for_a_file_of_ten_terabytes(tmp_path: Path) -> None:
         job = engine.plan(plus, hs.read(a), np.ones(1), hs.update(a))
         assert job.tasks > 100_000
         last = job.task(job.tasks - 1)
-    task = Task(str(tmp_path / "job"), last.index, last.start, last.stop, 0, last.footprints)
+    task = Task(
+        str(tmp_path / "job"), last.index, last.start, last.stop, footprints=last.footprints
+    )
     assert len(pickle.dumps(task, protocol=5)) < 1024
 
 
@@ -151,31 +155,33 @@ def test_twice_as_many_tasks_as_workers_are_in_flight_and_never_more(workers: in
         hs.Engine(executor=recorder, progress=False) as engine,
     ):
         job = engine.plan(plus_1d, a, np.ones(1), hs.write(out), region=4096)
-        assert job.tasks >= 4 * workers
+        assert job.tasks >= 4 * workers > 0
         job.run()
     assert len(recorder.bytes_down) == job.tasks
     assert recorder.most_flying == 2 * workers
 
 
-def test_workers_never_compile(warm: hs.Engine) -> None:
+def test_workers_never_compile(warm: hs.Engine, tmp_path: Path) -> None:
     # Kernels of both kinds: plain loops, and lists, which need Numba's runtime.
     a, out = hs.from_array(np.arange(1000.0)), hs.from_array(np.zeros(1000))
     for kernel in (plus_1d, with_runtime):
         report = warm.run(kernel, a, np.ones(1), hs.write(out), region=100)
         assert report.regions == 10
     # Nothing but the workers themselves can tell: the engine's own pool asks them.
-    asked = warm._ready_pool()._executor
-    silent = {span.worker for span in report.timeline}
+    pool = warm._ready_pool()
+    answers = {worker.pid: tmp_path / f"answer-{worker.number}" for worker in pool.staff}
+    assert {span.worker for span in report.timeline} <= set(answers)
+    for number, worker in enumerate(pool.staff):
+        ticket = 2**40 + number
+        write_aside(Question(answers[worker.pid]), aside_path(pool.directory, ticket, "task"))
+        os.write(worker.pipe, TOKEN.pack(ticket, 0, 0, 0, 0, 0, -1, -1, 0, ASIDE))
     with_numba = set()
-    for _ in range(200):
-        pid, compiled, numba_imported = asked.submit(_compilations).result()
-        assert compiled == 0
-        silent.discard(pid)
+    for pid, answer in answers.items():
+        wait_until(answer.exists, "a worker answers")
+        asked, compiled, numba_imported = json.loads(answer.read_text())
+        assert (asked, compiled) == (pid, 0)
         if numba_imported:
             with_numba.add(pid)
-        if not silent:
-            break
-    assert not silent, "these workers did not answer"
     assert with_numba, "the second kernel is meant to need Numba's runtime"
 
 
@@ -201,9 +207,21 @@ def with_runtime(a, table, out):
         out[i] = last[-1]
 
 
-def _compilations() -> tuple[int, int, bool]:
-    numba_imported = "numba" in sys.modules
-    return os.getpid(), compilations(), numba_imported
+class Question:
+    """Asks the process that unpickles it what it has compiled."""
+
+    def __init__(self, answer: Path) -> None:
+        self._answer = answer
+
+    def __reduce__(self):
+        return _tell, (str(self._answer),)
+
+
+def _tell(answer: str) -> Task:
+    told = os.getpid(), compilations(), "numba" in sys.modules
+    Path(f"{answer}.part").write_text(json.dumps(told))
+    Path(f"{answer}.part").rename(answer)
+    return Task("nowhere", 0, 0, 0)
 
 
 def test_a_job_keeps_its_scratch_arrays_and_lets_them_go(serial: hs.Engine) -> None:

@@ -32,9 +32,13 @@ def wait_until(condition: Callable[[], object], what: str, seconds: float = 20.0
 
 
 def boards(scratch: Path) -> list[Board]:
-    """The boards of all jobs now running with that scratch directory."""
+    """The boards of all pools, and of all runs on other executors, with that scratch."""
     found = []
-    for path in scratch.glob("hyperslab-session-*/job-*/board"):
+    paths = [
+        *scratch.glob("hyperslab-session-*/pool-*/board"),
+        *scratch.glob("hyperslab-session-*/board-*"),
+    ]
+    for path in paths:
         # It may be just made, or just removed.
         with contextlib.suppress(OSError, ValueError):
             found.append(Board(str(path)))
@@ -45,10 +49,10 @@ def running(scratch: Path) -> list[tuple[int, int]]:
     """Worker and region of every task at work."""
     rows = []
     for board in boards(scratch):
-        for slot in range(board.slots):
-            state, region, _ = board.state(slot)
-            if state in (RUNNING, WRITING):
-                rows.append((board.worker(slot), region))
+        for row in board.rows:
+            mark = row.mark()
+            if mark.state in (RUNNING, WRITING):
+                rows.append((row.pid, mark.region))
     return rows
 
 

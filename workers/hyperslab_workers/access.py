@@ -74,6 +74,39 @@ class Access:
     """Whether every touch takes the file's reader-writer lock."""
 
     @property
+    def in_file(self) -> bool:
+        """Whether contributions are combined in the file itself, by the tasks."""
+        return self.placement in (Placement.MERGE, Placement.DIRECT)
+
+    @property
+    def changes(self) -> bool:
+        """Whether a task changes the file."""
+        return self.privilege in (Privilege.WRITE, Privilege.UPDATE) or self.in_file
+
+    @property
+    def sees(self) -> bool:
+        """Whether what a task does depends on what the file holds."""
+        return self.privilege in (Privilege.READ, Privilege.UPDATE) or self.in_file
+
+    @property
+    def locked(self) -> bool:
+        """Whether the file's lock is taken, by the tasks or by the merge at the end."""
+        return self.guarded or self.array.shared or self.in_file
+
+    @property
+    def buffered(self) -> bool:
+        """Whether a worker needs private memory for a region of it."""
+        if self.privilege is Privilege.READ:
+            # Compiled code may not touch an element at an odd address: it gets an aligned copy.
+            return (self.has_halo and self.boundary != "clip") or not self.array.aligned
+        return self.placement not in (Placement.DIRECT, Placement.PRIVATE)
+
+    def copied(self, box: Box) -> bool:
+        """Whether the kernel sees a private copy of what is read at that box, and not the map."""
+        outside = self.has_halo and Box.of_shape(self.array.shape).intersect(box) != box
+        return outside or not self.array.aligned
+
+    @property
     def has_halo(self) -> bool:
         """Whether any axis shows more than the region."""
         return any(before or after for before, after in self.halo)

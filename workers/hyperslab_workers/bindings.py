@@ -5,13 +5,13 @@
     READ         the map itself ─────────────► kernel        (a padded copy where the halo
                                                               reaches beyond the edges)
     WRITE        zeroed buffer ──► kernel ──► pwrite
+                 through the map: zeroed pages of the file ◄── kernel
     UPDATE       map ──► buffer ──► kernel ──► pwrite
-    ACCUMULATE   private: identity ──► kernel, over all regions of the task ──► partial
+    ACCUMULATE   private: identity ──► kernel, over all regions of a leaf ──► slot
                  merge:   identity ──► kernel ──► op into the file, under its write lock
                  direct:  the map itself, writable, kernel under the write lock
 
-A binding belongs to one thread and one job; it keeps its buffer from region to region,
-because fresh memory costs a page fault for every 4 KiB of it.
+A binding belongs to one thread and one program; its buffer is the thread's (see ``arena``).
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ import numpy as np
 
 from hyperslab_workers import mapping
 from hyperslab_workers.access import Access, Placement, Privilege
+from hyperslab_workers.arena import Arena
 from hyperslab_workers.array_ref import ArrayRef
 from hyperslab_workers.box import Box
+from hyperslab_workers.partials import Fold
 from hyperslab_workers.reduction import OPERATIONS, identity
 from hyperslab_workers.task import Argument, Origin, Value
 
-__all__ = ["Binding", "Order", "PrivateBinding", "bind"]
+__all__ = ["Binding", "Order", "bind"]
 
 Order = Literal["C", "F"]
 
@@ -36,7 +38,7 @@ _NOTHING = np.empty(0, np.uint8)
 
 
 class Binding:
-    """One argument of one job: the base does nothing but pass a value."""
+    """One argument of one program: the base does nothing but pass a value."""
 
     guards_region = False
     """Whether the kernel itself must run under the file's lock."""
@@ -62,8 +64,11 @@ class Binding:
         assert self.array is not None
         return self.box.intersect(Box.of_shape(self.array.shape))
 
-    def begin_task(self) -> None:
-        """Get ready for a task: the file may have been changed since the last one."""
+    def begin_task(self, through_map: bool = False) -> None:
+        """Get ready for a task: the file may have been changed since the last one.
+
+        With `through_map` a WRITE stores into the file's own pages.
+        """
         if self.array is not None:
             mapping.verify(self.array)
 
@@ -100,11 +105,12 @@ class _Origin(Binding):
 class _ArrayBinding(Binding):
     """An argument that lies in a file."""
 
-    def __init__(self, access: Access, order: Order) -> None:
+    def __init__(self, access: Access, order: Order, arena: Arena, number: int) -> None:
         self.access = access
         self.array: ArrayRef = access.array
         self._order = order
-        self._memory = _NOTHING
+        self._arena = arena
+        self._number = number
         self._whole = _NOTHING
         self.exclusive = access.privilege is not Privilege.READ
         self.guards_region = access.guarded
@@ -121,9 +127,7 @@ class _ArrayBinding(Binding):
         size = dtype.itemsize
         for length in shape:
             size *= length
-        if self._memory.nbytes < size:
-            self._memory = np.empty(size, np.uint8)
-        return np.ndarray(shape, dtype, self._memory, order=self._order)
+        return np.ndarray(shape, dtype, self._arena.take(self._number, size), order=self._order)
 
 
 class _Read(_ArrayBinding):
@@ -134,7 +138,7 @@ class _Read(_ArrayBinding):
             return self._bounds
         return super().touched
 
-    def begin_task(self) -> None:
+    def begin_task(self, through_map: bool = False) -> None:
         super().begin_task()
         self._whole = mapping.view(self.array)
         self._bounds = Box.of_shape(self.array.shape)
@@ -157,19 +161,32 @@ class _Read(_ArrayBinding):
 
 
 class _Write(_ArrayBinding):
+    _stores = False
+
+    def begin_task(self, through_map: bool = False) -> None:
+        super().begin_task()
+        self._stores = through_map
+        if through_map:
+            self._whole = mapping.view(self.array, writable=True)
+
     def prepare(self, region: Box) -> Any:
         # Zeroed, although WRITE promises nothing about old values: what a kernel leaves out
         # must not be whatever the worker computed before, or bits would depend on scheduling.
-        self._values = self._buffer(self.box.shape)
+        if self._stores:
+            key: Any = (*self.box.slices, ...)
+            self._values = self._whole[key]
+        else:
+            self._values = self._buffer(self.box.shape)
         self._values.fill(0)
         return self._values
 
     def commit(self) -> None:
-        mapping.write_back(self.array, self.box, self._values)
+        if not self._stores:
+            mapping.write_back(self.array, self.box, self._values)
 
 
-class _Update(_Write):
-    def begin_task(self) -> None:
+class _Update(_ArrayBinding):
+    def begin_task(self, through_map: bool = False) -> None:
         super().begin_task()
         self._whole = mapping.view(self.array)
 
@@ -178,26 +195,19 @@ class _Update(_Write):
         np.copyto(self._values, self._whole[self.box.slices])
         return self._values
 
+    def commit(self) -> None:
+        mapping.write_back(self.array, self.box, self._values)
 
-class PrivateBinding(_ArrayBinding):
-    """An accumulation into an array of the task's own."""
 
-    def begin_task(self) -> None:
-        super().begin_task()
-        # C order whatever the file's: partials are merged element by element.
-        self.values = self._buffer(self.array.shape)
-        self.begin_leaf()
+class _Private(_ArrayBinding):
+    """An accumulation over a leaf, merged with those of other leaves later."""
 
-    def begin_leaf(self) -> None:
-        """Start again from the identity."""
-        assert self.access.op is not None
-        self.values.fill(identity(self.access.op, self.array.dtype))
-
-    def locate(self, region: Box, footprint: Box | None) -> None:
-        self.box = Box.of_shape(self.array.shape)
+    def __init__(self, access: Access, order: Order, arena: Arena, number: int, fold: Fold) -> None:
+        super().__init__(access, order, arena, number)
+        self._fold = fold
 
     def prepare(self, region: Box) -> Any:
-        return self.values
+        return self._fold.values[self._number]
 
 
 class _Merge(_ArrayBinding):
@@ -227,8 +237,8 @@ class _Direct(_ArrayBinding):
 
     in_place = True
 
-    def __init__(self, access: Access, order: Order) -> None:
-        super().__init__(access, order)
+    def __init__(self, access: Access, order: Order, arena: Arena, number: int) -> None:
+        super().__init__(access, order, arena, number)
         self.guards_region = True
 
     def locate(self, region: Box, footprint: Box | None) -> None:
@@ -238,22 +248,21 @@ class _Direct(_ArrayBinding):
         return mapping.view(self.array, self.box, writable=True)
 
 
-def bind(argument: Argument, order: Order) -> Binding:
-    """The binding for an argument; `order` is the memory order of private copies."""
+def bind(argument: Argument, order: Order, arena: Arena, number: int, fold: Fold | None) -> Binding:
+    """The binding for argument `number`; `order` is the memory order of private copies."""
     if isinstance(argument, Value):
         return _Constant(argument.value)
     if isinstance(argument, Origin):
         return _Origin()
-    match argument.privilege, argument.placement:
-        case Privilege.READ, _:
-            return _Read(argument, order)
-        case Privilege.WRITE, _:
-            return _Write(argument, order)
-        case Privilege.UPDATE, _:
-            return _Update(argument, order)
-        case _, Placement.PRIVATE:
-            return PrivateBinding(argument, "C")
-        case _, Placement.MERGE:
-            return _Merge(argument, order)
-        case _:
-            return _Direct(argument, order)
+    kinds: dict[Privilege, type[_ArrayBinding]] = {
+        Privilege.READ: _Read,
+        Privilege.WRITE: _Write,
+        Privilege.UPDATE: _Update,
+    }
+    if argument.privilege in kinds:
+        return kinds[argument.privilege](argument, order, arena, number)
+    if argument.placement is Placement.PRIVATE:
+        assert fold is not None
+        return _Private(argument, order, arena, number, fold)
+    in_file = _Merge if argument.placement is Placement.MERGE else _Direct
+    return in_file(argument, order, arena, number)

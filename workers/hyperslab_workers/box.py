@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 __all__ = ["Box", "Grid"]
 
@@ -102,22 +102,25 @@ class Grid:
     region: tuple[int, ...]
     """Shape of one region, at least 1 on each axis."""
 
+    counts: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    """Number of regions along each axis."""
+
+    _count: int = field(init=False, repr=False, compare=False)
+
     def __post_init__(self) -> None:
         if len(self.shape) != len(self.region) or any(r < 1 for r in self.region):
             raise ValueError(f"region {self.region} does not fit a domain of shape {self.shape}")
-
-    @property
-    def counts(self) -> tuple[int, ...]:
-        """Number of regions along each axis."""
-        return tuple([-(-n // r) for n, r in zip(self.shape, self.region, strict=True)])
+        counts = tuple([-(-n // r) for n, r in zip(self.shape, self.region, strict=True)])
+        object.__setattr__(self, "counts", counts)
+        object.__setattr__(self, "_count", math.prod(counts))
 
     def __len__(self) -> int:
-        return math.prod(self.counts)
+        return self._count
 
     def box(self, index: int) -> Box:
         """The box of region number `index`."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"region {index} of {len(self)}")
+        if not 0 <= index < self._count:
+            raise IndexError(f"region {index} of {self._count}")
         lo = []
         for n, r in zip(reversed(self.shape), reversed(self.region), strict=True):
             index, position = divmod(index, -(-n // r))

@@ -21,6 +21,8 @@ re-exports it as ``hyperslab.<Name>``.
 
 from __future__ import annotations
 
+from hyperslab_workers.region_span import RegionSpan
+
 __all__ = [
     "ArrayFileError",
     "HyperslabError",
@@ -34,7 +36,16 @@ __all__ = [
 
 
 class HyperslabError(Exception):
-    """Base of every error that hyperslab raises on purpose."""
+    """Base of every error that hyperslab raises on purpose.
+
+    Attributes
+    ----------
+    regions : tuple of RegionSpan
+        Where a run failed after it had begun: what became of every region, in their order.
+        Empty where nothing had begun.
+    """
+
+    regions: tuple[RegionSpan, ...] = ()
 
 
 class ArrayFileError(HyperslabError):
@@ -42,7 +53,7 @@ class ArrayFileError(HyperslabError):
 
 
 class PlanError(HyperslabError):
-    """A job that cannot be run as described; nothing was touched."""
+    """A job that cannot be run as described. Raised before it begins, when nothing was touched."""
 
 
 class KernelError(HyperslabError):
@@ -69,12 +80,17 @@ class WorkerLost(HyperslabError):
     ----------
     signal : str or None
         Name of the signal that killed it, where known (``"SIGKILL"``).
-    regions : tuple of str
-        The regions, as boxes of the domain, that were in flight.
+    regions : tuple of RegionSpan
+        What became of every region of the run: ``"done"``, ``"untouched"`` or ``"in doubt"``.
+        Those in doubt, which the message names, may be changed in part.
     """
 
     def __init__(
-        self, message: str = "", *, signal: str | None = None, regions: tuple[str, ...] = ()
+        self,
+        message: str = "",
+        *,
+        signal: str | None = None,
+        regions: tuple[RegionSpan, ...] = (),
     ) -> None:
         super().__init__(message)
         self.signal = signal
@@ -82,7 +98,10 @@ class WorkerLost(HyperslabError):
 
 
 class LockTimeout(HyperslabError, TimeoutError):
-    """A reader-writer lock was not free within the time allowed; nothing was written."""
+    """A reader-writer lock was not free within the time allowed.
+
+    What was waited for was not begun. A job may have done other regions before: see `regions`.
+    """
 
 
 class SpecError(HyperslabError):

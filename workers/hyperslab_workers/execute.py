@@ -1,133 +1,150 @@
-"""``execute(task)``: the one call that a pool makes.
+"""A task, from its program to its outcome: what every worker does, whoever runs it.
 
 ::
 
-    Task ──► job (read once) ──► for each region:
+    Task ──► program (read once) ──► for each region:
                  locks ──► map ──► kernel ──► write back ──► unlock
              ──► Outcome
 
 Nothing is raised: what goes wrong comes back as a :class:`~hyperslab_workers.task.Failure`,
-because an exception that cannot be pickled takes the whole pool down with it.
+because an exception that cannot be pickled takes a whole pool down with it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import threading
 import time
 import traceback
 from collections import OrderedDict
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
-from hyperslab_workers.bindings import Binding, PrivateBinding, bind
-from hyperslab_workers.board import Board
+from hyperslab_workers import mapping
+from hyperslab_workers.arena import KEPT_IDLE, Arena
+from hyperslab_workers.bindings import Binding, bind
+from hyperslab_workers.board import TORN, Board, Cell, Row
 from hyperslab_workers.box import Box
 from hyperslab_workers.errors import ArrayFileError, HyperslabError, LockTimeout
 from hyperslab_workers.kernel import KernelRaised, load
-from hyperslab_workers.task import Failure, Job, Outcome, Partial, Task
+from hyperslab_workers.partials import Fold, Partials
+from hyperslab_workers.task import Failure, Outcome, Program, Task
 
-__all__ = ["execute"]
-
-_SENT_WHOLE = 64 * 1024
-"""Partials of up to this many bytes in all travel in the Outcome: a pipe's buffer holds as much."""
+__all__ = ["execute", "idle", "perform"]
 
 _LOOK_UP = 1.0
-"""Seconds after which a wait for a lock is interrupted to see whether the job was called off."""
+"""Seconds after which a wait for a lock is interrupted to see whether the run was called off."""
 
-_KEPT_JOBS = 4
-_KEPT_BYTES = 64 * 2**20
+_KEPT_PROGRAMS = 8
+_KEPT_BOARDS = 4
+
+T = TypeVar("T")
 
 _thread = threading.local()
 
 
-class _Aborted(Exception):
-    """The job was called off."""
+class _CalledOff(Exception):
+    """The run was called off."""
 
 
-def execute(task: Task) -> Outcome:
-    """Run the kernel on every region of a task.
+def execute(task: Task, board: str, row: int, ticket: int) -> Outcome:
+    """Perform a task handed over by ``Executor.submit``.
 
-    Safe in any thread and process that can reach the files; two tasks of one job never run
-    in one thread at a time, so each thread keeps its own bindings and buffers.
+    Safe in any thread and process that can reach the files; two tasks never run in one thread
+    at a time, so each thread keeps its own bindings and buffers.
     """
+    known = _kept("boards", _KEPT_BOARDS, board, lambda: Board(board))
+    outcome = perform(task, known.rows[row], known.cells[0], ticket)
+    # Nobody tells a thread of a foreign pool when there is nothing more to do.
+    idle()
+    return outcome
+
+
+def perform(task: Task, row: Row, cell: Cell, ticket: int) -> Outcome:
+    """Run the kernel on every region of a task, saying on the board how far it has come."""
     started = time.monotonic()
-    run: _Run | None = None
-    partials: tuple[Partial, ...] = ()
+    performer: _Performer | None = None
     failure = None
+    row.begin(ticket, task.start)
+    row.sign(os.getpid())
     try:
-        run = _run_of(task.job)
-        partials = run.perform(task)
-    except _Aborted:
-        failure = Failure("aborted", "the job was called off")
-    except BaseException as error:
-        failure = _failure(error, run)
-    finally:
-        if run is not None and run.buffered > _KEPT_BYTES:
-            _jobs().pop(task.job, None)
-    return Outcome(
-        index=task.index,
-        started=started,
-        seconds=time.monotonic() - started,
-        pid=os.getpid(),
-        regions=run.done if run is not None else 0,
-        partials=partials,
-        failure=failure,
-    )
+        performer = _performer(task.program)
+        performer.perform(task, row, cell)
+    except _CalledOff:
+        failure = Failure("called off", "the run was called off")
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
+        failure = _failure(error, performer)
+    if failure is not None:
+        row.fail()
+        mark = row.mark()
+        failure = dataclasses.replace(failure, reached=mark.region, torn=mark.state == TORN)
+    return Outcome(started, time.monotonic() - started, os.getpid(), failure)
 
 
-class _Run:
-    """A job as one thread of one process sees it."""
+def idle() -> None:
+    """There is nothing to do: keep only as much memory as a worker may hold at rest."""
+    _arena().keep(KEPT_IDLE)
+
+
+class _Performer:
+    """A program as one thread of one process runs it."""
 
     def __init__(self, path: str) -> None:
-        self.job = Job.load(path)
-        self.done = 0
+        self.program = program = Program.load(path)
         self.current: int | None = None
-        self._kernel = load(self.job.kernel)
-        self._board = Board(self.job.board)
+        self._kernel = load(program.kernel)
+        self._partials: Partials | None = None
+        self._fold: Fold | None = None
+        if program.slots is not None:
+            self._partials = Partials(program.slots, program.arguments)
+            self._fold = Fold(self._partials)
+        arena = _arena()
         self._bindings = tuple(
-            bind(argument, order)
-            for argument, order in zip(self.job.arguments, self.job.buffer_orders, strict=True)
+            bind(argument, order, arena, number, self._fold)
+            for number, (argument, order) in enumerate(
+                zip(program.arguments, program.buffer_orders, strict=True)
+            )
         )
         self._guarding = [b for b in self._bindings if b.guards_region]
         self._merging = [b for b in self._bindings if b.guards_commit]
         self._in_place = any(b.in_place for b in self._bindings)
 
-    @property
-    def buffered(self) -> int:
-        """Bytes of the buffers kept from task to task."""
-        return sum(b._memory.nbytes for b in self._bindings if hasattr(b, "_memory"))
-
-    def perform(self, task: Task) -> tuple[Partial, ...]:
+    def perform(self, task: Task, row: Row, cell: Cell) -> None:
         """Run all regions; raise whatever goes wrong, with :attr:`current` telling where."""
-        self.done, self.current = 0, None
-        partials: list[Partial] = []
-        self._board.begin(task.slot, task.start, os.getpid())
+        self.current = None
+        if task.merge is not None:
+            assert self._partials is not None
+            self._partials.merge(*task.merge, task.slot)
+            row.finish(task.stop, 0)
+            return
+        self._run = (task, row, cell)
+        leaf, stop = self.program.leaf, task.stop
         try:
-            for binding in self._bindings:
-                binding.begin_task()
-            for index in range(task.start, task.stop):
-                if self._board.aborted:
-                    raise _Aborted
+            for binding, allowed in zip(self._bindings, self.program.through_map, strict=True):
+                binding.begin_task(allowed and task.through_map)
+            if self._fold is not None:
+                self._fold.begin(task.slot, -(-(stop - task.start) // leaf))
+            for index in range(task.start, stop):
+                if cell.called_off:
+                    raise _CalledOff
                 self.current = index
-                self._board.region(task.slot, index, self.done)
-                self._region(task, index)
-                self.done += 1
-                if (index + 1) % self.job.leaf == 0 or index + 1 == task.stop:
-                    partials += self._partials(task, index)
+                row.at(index, index - task.start)
+                self._region(index)
+                if self._fold is not None and ((index + 1) % leaf == 0 or index + 1 == stop):
+                    self._fold.end_leaf()
+                if self.program.release:
+                    self._release()
             self.current = None
-        except BaseException:
-            self._board.fail(task.slot)
-            raise
         finally:
             for binding in self._bindings:
                 binding.end_task()
-        self._board.finish(task.slot, self.done)
-        return tuple(partials)
+        row.finish(stop, stop - task.start)
 
-    def _region(self, task: Task, index: int) -> None:
-        region = self.job.grid.box(index)
+    def _region(self, index: int) -> None:
+        task, _, cell = self._run
+        region = self.program.grid.box(index)
         boxes = iter(task.footprints[index - task.start] if task.footprints else ())
         for binding in self._bindings:
             footprint = next(boxes, None) if binding.guards_commit else None
@@ -138,34 +155,42 @@ class _Run:
             self._await_turn(index)
             with self._locks(self._guarding + self._merging):
                 if self._in_place:
-                    self._begin_writing(task)
+                    self._begin_writing(index)
                 self._compute(region)
-                self._commit(task)
+                self._commit(index)
         else:
             self._compute(region)
             if self._merging:
                 self._await_turn(index)
                 with self._locks(self._merging):
-                    self._commit(task)
+                    self._commit(index)
             else:
-                self._commit(task)
-        if self.job.ordered:
-            self._board.turn = index + 1
+                self._commit(index)
+        if self.program.ordered:
+            cell.turn = index + 1
 
     def _compute(self, region: Box) -> None:
         self._kernel(*[binding.prepare(region) for binding in self._bindings])
 
-    def _begin_writing(self, task: Task) -> None:
-        # In this order: whoever calls the job off either sees the mark and waits for the
+    def _begin_writing(self, index: int) -> None:
+        # In this order: whoever calls the run off either sees the mark and waits for the
         # write, or has called it off before the mark, and the write does not happen.
-        self._board.writing(task.slot)
-        if self._board.aborted:
-            raise _Aborted
+        task, row, cell = self._run
+        row.writing(index)
+        if cell.called_off:
+            row.at(index, index - task.start)
+            raise _CalledOff
 
-    def _commit(self, task: Task) -> None:
-        self._begin_writing(task)
+    def _commit(self, index: int) -> None:
+        self._begin_writing(index)
         for binding in self._bindings:
             binding.commit()
+
+    def _release(self) -> None:
+        """Let go of the memory that shows the region's files."""
+        for binding in self._bindings:
+            if binding.array is not None and not binding.in_place:
+                mapping.advise_dontneed(binding.array, binding.touched)
 
     @contextlib.contextmanager
     def _locks(self, bindings: list[Binding]) -> Iterator[None]:
@@ -173,11 +198,11 @@ class _Run:
         from hyperslab_workers.locks import Guard, hold_all, lock_for
 
         guards = [
-            Guard(lock_for(b.array, self.job.lock_dir), b.array.extent(b.touched), b.exclusive)
+            Guard(lock_for(b.array, self.program.lock_dir), b.array.extent(b.touched), b.exclusive)
             for b in bindings
             if b.array is not None
         ]
-        timeout = self.job.lock_timeout
+        timeout = self.program.lock_timeout
         with contextlib.ExitStack() as held:
             while True:
                 try:
@@ -187,8 +212,8 @@ class _Run:
                     if timeout is not None:
                         raise
                     # Threads of a foreign pool cannot be killed while they wait for ever.
-                    if self._board.aborted:
-                        raise _Aborted from None
+                    if self._run[2].called_off:
+                        raise _CalledOff from None
             yield
 
     def _await_turn(self, index: int) -> None:
@@ -197,55 +222,52 @@ class _Run:
         It ends, because tasks are started in region order: the earliest region not yet
         merged is always being worked on and waits for nobody.
         """
-        if not self.job.ordered:
+        if not self.program.ordered:
             return
+        cell = self._run[2]
         pause = 0.0001
-        while self._board.turn < index:
-            if self._board.aborted:
-                raise _Aborted
+        while cell.turn < index:
+            if cell.called_off:
+                raise _CalledOff
             time.sleep(pause)
             pause = min(pause * 1.5, 0.002)
 
-    def _partials(self, task: Task, index: int) -> Iterator[Partial]:
-        """What the leaf that ends with that region has accumulated in private."""
-        leaves = -(-(task.stop - task.start) // self.job.leaf)
-        for position, binding in enumerate(self._bindings):
-            if not isinstance(binding, PrivateBinding):
-                continue
-            if leaves * binding.values.nbytes <= _SENT_WHOLE:
-                yield Partial(position, binding.values.tobytes(), None)
-            else:
-                path = Path(self.job.scratch) / f"partial-{task.index}-{index}-{position}"
-                binding.values.tofile(path)
-                yield Partial(position, None, str(path))
-            binding.begin_leaf()
+
+def _arena() -> Arena:
+    arena: Arena | None = getattr(_thread, "arena", None)
+    if arena is None:
+        arena = _thread.arena = Arena()
+    return arena
 
 
-def _jobs() -> OrderedDict[str, _Run]:
-    jobs: OrderedDict[str, _Run] | None = getattr(_thread, "jobs", None)
-    if jobs is None:
-        jobs = _thread.jobs = OrderedDict()
-    return jobs
+def _performer(path: str) -> _Performer:
+    """What this thread keeps of a program; their files have names that are never reused."""
+    performer = _kept("programs", _KEPT_PROGRAMS, path, lambda: _Performer(path))
+    if getattr(_thread, "last", None) is not performer:
+        # What other programs needed is in no budget of this one.
+        _arena().keep(performer.program.memory)
+        _thread.last = performer
+    return performer
 
 
-def _run_of(path: str) -> _Run:
-    """The job's run of this thread; the files of jobs have names that are never reused."""
-    jobs = _jobs()
-    run = jobs.get(path)
-    if run is None:
-        # The buffers of jobs that are over are in no budget: they go before new ones come.
-        for known in [known for known in jobs if not os.path.exists(known)]:
-            del jobs[known]
-        run = jobs[path] = _Run(path)
-        while len(jobs) > _KEPT_JOBS:
-            jobs.popitem(last=False)
+def _kept(name: str, most: int, path: str, make: Callable[[], T]) -> T:
+    """What this thread keeps for a path, made now if it is new."""
+    table: OrderedDict[str, T] = _thread.__dict__.setdefault(name, OrderedDict())
+    kept = table.get(path)
+    if kept is None:
+        # Those of plans that are gone keep slots and files alive: they go before new ones come.
+        for known in [known for known in table if not os.path.exists(known)]:
+            del table[known]
+        kept = table[path] = make()
+        while len(table) > most:
+            table.popitem(last=False)
     else:
-        jobs.move_to_end(path)
-    return run
+        table.move_to_end(path)
+    return kept
 
 
-def _failure(error: BaseException, run: _Run | None) -> Failure:
-    region = run.current if run is not None else None
+def _failure(error: BaseException, performer: _Performer | None) -> Failure:
+    region = performer.current if performer is not None else None
     name = type(error).__name__
     match error:
         case KernelRaised():

@@ -1,6 +1,6 @@
 """The messages: a Task goes down to a worker, an Outcome comes back.
 
-What all tasks of a job have in common, the :class:`Job`, is written once into a file that
+What all tasks of a plan have in common, the :class:`Program`, is written once into a file that
 each worker reads once; a task names that file and its own range of regions. So a task is a
 few hundred bytes, whatever the arrays, the kernel or the number of regions.
 """
@@ -16,7 +16,7 @@ from hyperslab_workers.access import Access
 from hyperslab_workers.box import Box, Grid
 from hyperslab_workers.kernel import KernelRef
 
-__all__ = ["Argument", "Failure", "Job", "Origin", "Outcome", "Partial", "Task", "Value"]
+__all__ = ["Argument", "Failure", "Origin", "Outcome", "Program", "Slots", "Task", "Value"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +42,19 @@ Argument = Access | Value | Origin
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """All that the tasks of one job have in common."""
+class Slots:
+    """Shared memory for the contributions of tasks to accumulated arrays."""
+
+    path: str
+    """The file that holds it."""
+
+    count: int
+    """Number of slots; each has room for one contribution to every such array."""
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """All that the tasks of one plan have in common."""
 
     kernel: KernelRef
     """The machine code."""
@@ -57,14 +68,20 @@ class Job:
     leaf: int
     """Consecutive regions over which a private accumulation runs; tasks are whole leaves."""
 
+    batch: int
+    """Consecutive regions in a task."""
+
     buffer_orders: tuple[Literal["C", "F"], ...]
     """For each argument the memory order of a private copy of it, "C" or "F"."""
 
-    board: str
-    """File of the job's :class:`~hyperslab_workers.board.Board`."""
+    through_map: tuple[bool, ...]
+    """For each argument whether the kernel may store into the file's own pages."""
+
+    slots: Slots | None
+    """Where private accumulations are left to be merged; None where there are none."""
 
     scratch: str
-    """Directory for partial results too large to be sent."""
+    """Directory for what is too large to be sent."""
 
     lock_dir: str | None
     """Directory of the locks of arrays that name none themselves."""
@@ -75,31 +92,39 @@ class Job:
     ordered: bool
     """Whether merges into files happen in region order."""
 
+    memory: int
+    """Bytes of buffers that one worker may hold for it."""
+
+    release: bool = False
+    """Whether mapped pages are let go after each region."""
+
     def dump(self, path: str) -> None:
-        """Write the job where its tasks will look for it; complete before the name appears."""
-        temporary = f"{path}.tmp"
-        with open(temporary, "wb") as file:
+        """Write the program where its tasks will look for it.
+
+        The name is new and known to nobody before the first task is sent, so it need not appear
+        whole.
+        """
+        with open(path, "xb") as file:
             pickle.dump(self, file, protocol=5)
-        os.replace(temporary, path)
 
     @classmethod
-    def load(cls, path: str) -> Job:
-        """Read a job that :meth:`dump` wrote."""
+    def load(cls, path: str) -> Program:
+        """Read a program that :meth:`dump` wrote."""
         with open(path, "rb") as file:
-            job = pickle.load(file)
-        assert isinstance(job, cls)
-        return job
+            program = pickle.load(file)
+        assert isinstance(program, cls)
+        return program
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A run of consecutive regions for one worker."""
+    """A span of consecutive regions for one worker, or a merge of two contributions."""
 
-    job: str
-    """File of the :class:`Job`."""
+    program: str
+    """File of the :class:`Program`."""
 
     index: int
-    """Number of the task in its job."""
+    """Number of the task in its run."""
 
     start: int
     """First region."""
@@ -107,8 +132,14 @@ class Task:
     stop: int
     """One past the last region."""
 
-    slot: int
-    """Row of the board on which the worker says what it is doing."""
+    slot: int = 0
+    """Where its contribution to accumulated arrays goes."""
+
+    merge: tuple[int, int] | None = None
+    """Combine these two slots, in this order, into `slot`, and compute nothing."""
+
+    through_map: bool = False
+    """Whether results are stored into the file's own pages, where the program allows it."""
 
     footprints: tuple[tuple[Box, ...], ...] = ()
     """For each region the box of every argument that has a footprint, in argument order."""
@@ -119,7 +150,7 @@ class Failure:
     """Why a task did not finish, as plain data: no exception object crosses processes."""
 
     kind: str
-    """"kernel", "file", "lock", "memory", "aborted", "interrupted" or "internal"."""
+    """"kernel", "file", "lock", "memory", "called off", "interrupted" or "internal"."""
 
     message: str
     """What happened."""
@@ -133,27 +164,16 @@ class Failure:
     traceback: str = ""
     """For an internal error, where it came from."""
 
+    reached: int = 0
+    """The region to which the task had come: every earlier one of it is done."""
 
-@dataclass(frozen=True, slots=True)
-class Partial:
-    """The contribution of a task's leaf to an accumulated array."""
-
-    argument: int
-    """Which argument it belongs to."""
-
-    data: bytes | None
-    """The elements in C order, or None where they lie in a file."""
-
-    path: str | None
-    """The file, where they are too large to be sent."""
+    torn: bool = False
+    """Whether it was just changing a file for that region."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of a task."""
-
-    index: int
-    """Number of the task in its job."""
 
     started: float
     """``time.monotonic()`` when it began; one clock for all processes of a machine."""
@@ -164,11 +184,12 @@ class Outcome:
     pid: int
     """Who did it."""
 
-    regions: int
-    """Regions finished."""
-
-    partials: tuple[Partial, ...] = ()
-    """Contributions to accumulated arrays, in the order of their leaves."""
-
     failure: Failure | None = None
     """What went wrong, if anything did."""
+
+
+def write_aside(value: object, path: str) -> None:
+    """Pickle a value into a file that appears whole: what is too large for a pipe."""
+    with open(f"{path}.part", "wb") as file:
+        pickle.dump(value, file, protocol=5)
+    os.replace(f"{path}.part", path)

@@ -48,6 +48,8 @@ class Kernel:
         The Python function.
     name : str
         Its name.
+    signature : inspect.Signature
+        Its signature.
     parameters : tuple of str
         The names of its arguments.
     options : mapping
@@ -67,7 +69,10 @@ class Kernel:
         functools.update_wrapper(self, function)
         self.function = function
         self.name = function.__name__
-        self.parameters = tuple(inspect.signature(function).parameters)
+        # Looked up once: planning a job asks for both, and each takes as long as all the rest.
+        self.signature = inspect.signature(function)
+        self.parameters = tuple(self.signature.parameters)
+        self._rebound: dict[str, bool] = {}
         self.options: Mapping[str, Any] = MappingProxyType(dict(options))
         self.filename = function.__code__.co_filename
         self.line = function.__code__.co_firstlineno
@@ -118,6 +123,12 @@ class Kernel:
         Read off the byte code, in its order: a function that begins with ``out = …`` leaves what
         it was called with as it was.
         """
+        known = self._rebound.get(parameter)
+        if known is None:
+            known = self._rebound[parameter] = self._gives_away(parameter)
+        return known
+
+    def _gives_away(self, parameter: str) -> bool:
         for instruction in dis.get_instructions(self.function):
             kinds = re.findall("LOAD|STORE", instruction.opname)
             # Python 3.13 joins two into one, as STORE_FAST_LOAD_FAST: each has its name.

@@ -44,9 +44,10 @@ def explain(plan: Plan) -> str:
         lines.append(f"  {argument.name:<{width}}  {words}")
     lines += [
         f"locks    {_locks(plan)}",
+        f"deaths   {_deaths(plan)}",
         f"memory   {human_bytes(memory.per_worker)} per worker, {memory.at_once} of "
-        f"{plan.settings.at_once} workers at once, {human_bytes(memory.coordinator)} in the "
-        f"coordinator: peak {human_bytes(memory.peak)}",
+        f"{plan.workers} workers taking part, {human_bytes(memory.shared)} between them, "
+        f"{human_bytes(memory.coordinator)} in the coordinator: peak {human_bytes(memory.peak)}",
         f"         budget {human_bytes(plan.budget.limit)} ({plan.budget.source}); besides, "
         f"each worker process takes about {human_bytes(WORKER_BYTES)}; mapped file pages are "
         "the system's cache and not counted",
@@ -98,15 +99,24 @@ def _locks(plan: Plan) -> str:
 
     words = []
     for access in plan.accesses:
-        merged = access.placement in (Placement.MERGE, Placement.DIRECT)
-        if not (access.guarded or merged or access.array.shared):
+        merged = access.in_file
+        if not access.locked:
             continue
-        lock = lock_for(access.array, plan.settings.lock_dir)
+        lock = lock_for(access.array, plan.lock_dir)
         box = access.box(plan.grid.box(0)) if len(plan.grid) and not merged else None
         extent = access.array.extent(box) if box is not None else access.array.extent()
         kind = "shared" if access.privilege is Privilege.READ else "exclusive"
         words.append(f"{access.name}: up to {len(lock.stripes_of(extent))} stripes, {kind}")
     return "; ".join(words) if words else "none: no two tasks touch the same bytes"
+
+
+def _deaths(plan: Plan) -> str:
+    if plan.repeatable:
+        return "what a worker was doing when it died is done again"
+    return (
+        "what a worker was doing is done again, unless it was just writing: such a region sees "
+        "what it changes, and is reported"
+    )
 
 
 def _times(shape: tuple[int, ...]) -> str:

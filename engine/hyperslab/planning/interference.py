@@ -16,7 +16,7 @@ from hyperslab.errors import PlanError
 from hyperslab_workers.access import Access, Privilege
 from hyperslab_workers.array_ref import ArrayRef
 
-__all__ = ["check_interference", "overlap"]
+__all__ = ["check_interference", "overlap", "repeatable"]
 
 _READS = Privilege.READ
 _EFFORT = 100_000
@@ -32,6 +32,8 @@ def overlap(first: ArrayRef, second: ArrayRef) -> bool:
     """
     if first.identity != second.identity or not first.nbytes or not second.nbytes:
         return False
+    if first == second:
+        return True
     a, b = first.extent(), second.extent()
     if a[1] <= b[0] or b[1] <= a[0]:
         return False
@@ -86,6 +88,23 @@ def check_interference(
                     "without lining up: a task would read what another is changing; read from a "
                     "copy (hs.create and one run to fill it), or write to a second file"
                 )
+
+
+def repeatable(accesses: Sequence[Access]) -> bool:
+    """Whether a region can be computed again after it has changed its files, to the same bits.
+
+    It cannot where it sees what it changes: its second run would begin from what its first left
+    behind. That is asked of every pair of accesses, because two that are harmless by themselves
+    may be one file: a read and a write of one view, or of two paths to it. What *other* regions
+    change no region sees: :func:`check_interference` has refused that.
+    """
+    return not any(
+        overlap(one.array, other.array)
+        for one in accesses
+        if one.sees
+        for other in accesses
+        if other.changes
+    )
 
 
 def _same_place(first: Access, second: Access) -> bool:

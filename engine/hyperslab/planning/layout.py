@@ -23,7 +23,10 @@ from hyperslab_workers.kernel.types import longest_axis, unit_axes
 from hyperslab_workers.reduction import is_exact
 from hyperslab_workers.task import Argument, Origin, Value
 
-__all__ = ["argument_type", "buffer_order", "equal_lengths"]
+__all__ = ["argument_type", "buffer_order", "equal_lengths", "stores_through_map"]
+
+_LONG_RUN = 1024
+"""Bytes of neighbouring elements from which strided rows cost no more than contiguous ones."""
 
 
 def buffer_order(argument: Argument) -> Literal["C", "F"]:
@@ -35,8 +38,13 @@ def buffer_order(argument: Argument) -> Literal["C", "F"]:
     return "F" if len(strides) > 1 and strides == sorted(strides) else "C"
 
 
-def argument_type(argument: Argument, order: Literal["C", "F"], grid: Grid) -> ArgumentType:
-    """The machine type of an argument, for all regions of a grid."""
+def argument_type(
+    argument: Argument, order: Literal["C", "F"], grid: Grid, through_map: bool = False
+) -> ArgumentType:
+    """The machine type of an argument, for all regions of a grid.
+
+    With `through_map` the type serves private copies and the file's own pages alike.
+    """
     if isinstance(argument, Origin):
         return TupleType(len(grid.shape))
     if isinstance(argument, Value):
@@ -49,7 +57,7 @@ def argument_type(argument: Argument, order: Literal["C", "F"], grid: Grid) -> A
     for region in partition.representatives(grid, argument) if len(grid) else ():
         box = argument.box(region)
         longest = tuple(map(max, longest, box.shape))
-        for strides in _strides_seen(argument, box, order):
+        for strides in _strides_seen(argument, box, order, through_map):
             orders &= _orders(box.shape, strides, itemsize)
             units &= unit_axes(box.shape, strides, itemsize)
     mutable = argument.privilege is not Privilege.READ
@@ -58,14 +66,37 @@ def argument_type(argument: Argument, order: Literal["C", "F"], grid: Grid) -> A
     return ArrayType(array.dtype, array.ndim, "A", mutable, longest_axis(units, longest))
 
 
-def _strides_seen(access: Access, box: Box, order: Literal["C", "F"]) -> Iterator[tuple[int, ...]]:
+def stores_through_map(argument: Argument, order: Literal["C", "F"], grid: Grid) -> bool:
+    """Whether a kernel may as well store into the file's own pages as into a private copy.
+
+    One machine code serves both, so it must not become slower for it: both are contiguous, or
+    elements are neighbours along one axis in both, in runs that are worth it.
+    """
+    if not isinstance(argument, Access) or argument.privilege is not Privilege.WRITE:
+        return False
+    if not argument.array.aligned or not len(grid):
+        return False
+    kind = argument_type(argument, order, grid, through_map=True)
+    assert isinstance(kind, ArrayType)
+    if kind.layout != "A":
+        return True
+    axis = kind.unit_axis
+    run = (
+        0 if axis is None else argument.box(grid.box(0)).shape[axis] * argument.array.dtype.itemsize
+    )
+    return run >= _LONG_RUN
+
+
+def _strides_seen(
+    access: Access, box: Box, order: Literal["C", "F"], through_map: bool
+) -> Iterator[tuple[int, ...]]:
     """The strides that the kernel may see at that box: the file's, or a private copy's."""
     array = access.array
-    outside = not Box.of_shape(array.shape).contains(box)
-    copied = (access.has_halo and outside) or not array.aligned
-    if access.privilege is Privilege.READ and not copied:
+    if through_map or (access.privilege is Privilege.READ and not access.copied(box)):
         yield array.strides
-    elif access.placement in (Placement.DIRECT, Placement.PRIVATE):
+    if access.privilege is Privilege.READ and not access.copied(box):
+        return
+    if access.placement in (Placement.DIRECT, Placement.PRIVATE):
         # Of integers the budget decides between the two, and it must not change the machine
         # code: that of another layout may round other arguments differently.
         either = is_exact(array.dtype)

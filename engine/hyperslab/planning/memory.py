@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import psutil
 
 from hyperslab.units import human_bytes
 
-__all__ = ["WORKER_BYTES", "Budget", "budget"]
+__all__ = ["WORKER_BYTES", "Budget", "budget", "is_memory"]
 
 WORKER_BYTES = 60 * 10**6
 """What an idle worker takes by itself: the interpreter, NumPy and the machine-code loader."""
@@ -54,6 +55,19 @@ def budget(memory: int | None, workers: int, root: Path = Path("/")) -> Budget:
     free, source = _system_free(root, int(time.monotonic()))
     allowed = max(int(free * _SHARE) - workers * WORKER_BYTES, 0)
     return Budget(allowed, f"{_SHARE:.0%} of {source}, {human_bytes(free)}, less idle workers")
+
+
+@functools.lru_cache(maxsize=16)
+def is_memory(directory: str) -> bool:
+    """Whether files there take memory and no disk (tmpfs, ramfs)."""
+    with contextlib.suppress(OSError):
+        device = os.stat(directory).st_dev
+        number = f"{os.major(device)}:{os.minor(device)}"
+        for line in Path("/proc/self/mountinfo").read_text().splitlines():
+            fields, _, rest = line.partition(" - ")
+            if fields.split()[2] == number:
+                return rest.split()[0] in ("tmpfs", "ramfs")
+    return False
 
 
 @functools.lru_cache(maxsize=4)

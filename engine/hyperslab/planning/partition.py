@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from hyperslab.errors import PlanError
-from hyperslab_workers.access import Access, Placement, Privilege
+from hyperslab_workers.access import Access, Privilege
 from hyperslab_workers.box import Box, Grid
 
 __all__ = ["align", "choose_batch", "choose_region", "region_cost", "split_axes"]
@@ -133,15 +133,6 @@ def split_axes(domain: tuple[int, ...], accesses: Sequence[Access]) -> frozenset
     return frozenset(allowed)
 
 
-def is_buffered(access: Access) -> bool:
-    """Whether a region of this access lives in private memory."""
-    if access.privilege is Privilege.READ:
-        padded = access.has_halo and access.boundary != "clip"
-        # Compiled code may not touch an element at an odd address: it gets an aligned copy.
-        return padded or not access.array.aligned
-    return access.placement is not Placement.DIRECT and access.placement is not Placement.PRIVATE
-
-
 def region_cost(accesses: Sequence[Access], region: tuple[int, ...]) -> _Cost:
     """Bytes touched and bytes buffered for one region of that shape.
 
@@ -157,7 +148,7 @@ def region_cost(accesses: Sequence[Access], region: tuple[int, ...]) -> _Cost:
         ):
             size *= (n if axis is None else region[axis]) + before + after
         touched += size
-        if is_buffered(access):
+        if access.buffered:
             buffered += size
     return _Cost(touched, buffered)
 
@@ -166,7 +157,7 @@ def fixed_buffers(accesses: Sequence[Access]) -> int:
     """Bytes buffered for every region, whatever its shape: of arrays that follow no axis."""
     total = 0
     for access in accesses:
-        if is_buffered(access) and all(axis is None for axis in access.axes):
+        if access.buffered and all(axis is None for axis in access.axes):
             box = access.box(Box((), ()))
             total += box.size * access.array.dtype.itemsize
     return total
@@ -289,6 +280,7 @@ def choose_batch(
     leaf: int = 1,
     footprints: int = 0,
     in_turn: bool = False,
+    folded: bool = False,
 ) -> int:
     """Consecutive regions in one task: whole leaves, as many as suit the workers.
 
@@ -308,6 +300,9 @@ def choose_batch(
         Number of arguments with a footprint.
     in_turn : bool
         Whether regions are merged in their order, by tasks that compute meanwhile.
+    folded : bool
+        Whether a task folds its leaves into one contribution: then they are a power of two, a
+        whole subtree of the tree by which all are merged.
     """
     count = len(grid)
     if count == 0:
@@ -320,8 +315,8 @@ def choose_batch(
         batch = min(batch, max(TASK_TARGET // touched, 1))
         if in_turn:
             batch = max(batch, SMALLEST_TASK // touched)
-    batch = min(batch, _most_regions(footprints), count)
-    return max(batch // leaf, 1) * leaf
+    leaves = max(min(batch, _most_regions(footprints), count) // leaf, 1)
+    return (1 << (leaves.bit_length() - 1) if folded else leaves) * leaf
 
 
 def _most_regions(footprints: int) -> int:

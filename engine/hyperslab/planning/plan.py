@@ -1,7 +1,7 @@
-"""The plan of a job: verified, immutable, and known to the byte before anything is touched.
+"""A plan: verified, immutable, and known to the byte before anything is touched.
 
-Iterating one yields the runs of regions that become tasks. The planner makes it, the
-coordinator drives it; it holds no open thing but the arrays.
+Iterating one yields the spans of regions that become tasks. The planner makes it, an engine runs
+it. It is a value: it can be pickled and run elsewhere, and holds no engine, lock or executor.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from hyperslab.errors import PlanError
 from hyperslab.planning.declare import Declaration, footprint_box
 from hyperslab.planning.explain import explain
 from hyperslab.planning.memory import Budget
-from hyperslab.settings import Progress, Settings
+from hyperslab.settings import Progress
 from hyperslab.units import human_bytes
 from hyperslab_workers.access import Access, Placement, Privilege
 from hyperslab_workers.array_ref import ArrayRef
@@ -26,7 +26,7 @@ from hyperslab_workers.task import Argument
 if TYPE_CHECKING:
     from hyperslab.running.report import Report
 
-__all__ = ["Memory", "Plan", "TaskRange"]
+__all__ = ["Memory", "Plan", "TaskRange", "set_runner"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,23 +54,30 @@ class Memory:
     """Buffers and private accumulations of one worker."""
 
     coordinator: int
-    """Accumulations being merged."""
+    """What was accumulated, on its way into the file."""
 
     at_once: int
-    """Workers that may be busy at a time within the budget."""
+    """Workers that may take part within the budget. A worker keeps its buffers while a run
+    lasts, also between its tasks, so no others get any."""
 
     footprint: int = 0
     """Bytes of the largest footprints that were seen, contained in `per_worker`."""
 
+    shared: int = 0
+    """Contributions that wait to be merged, where scratch files are memory."""
+
     @property
     def peak(self) -> int:
         """All of it together."""
-        return self.per_worker * self.at_once + self.coordinator
+        return self.per_worker * self.at_once + self.shared + self.coordinator
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Plan:
-    """A job that has passed every check. Made by :func:`hyperslab.plan`."""
+    """What will be done, having passed every check. Made by :func:`hyperslab.plan`.
+
+    It can be run any number of times, and what depends on it alone is got ready only once.
+    """
 
     kernel: Kernel
     """What runs on every region."""
@@ -105,14 +112,26 @@ class Plan:
     budget: Budget
     """What it was held against."""
 
-    settings: Settings
-    """Settings of the engine it was made for."""
+    repeatable: bool
+    """Whether a region can be computed again after it has changed its files."""
+
+    through_map: tuple[bool, ...]
+    """For each argument whether the kernel may store into the file's own pages."""
+
+    workers: int
+    """Workers it was made for: this decides how regions are put together into tasks."""
+
+    lock_dir: str | None
+    """Directory of the locks of arrays that name none themselves."""
+
+    lock_timeout: float | None
+    """Seconds a task waits for a lock; None: for ever."""
+
+    engine: str
+    """Name of the engine it was made for."""
 
     declarations: tuple[Declaration | None, ...] = field(repr=False)
     """What the user said about each argument; keeps the arrays open."""
-
-    runner: Callable[..., Report] = field(repr=False)
-    """What :meth:`run` calls."""
 
     @property
     def accesses(self) -> tuple[Access, ...]:
@@ -140,11 +159,14 @@ class Plan:
         return sum(a.nbytes for a in self._arrays(Privilege.READ))
 
     @property
-    def bytes_of_partials(self) -> int:
-        """Bytes of the private accumulations that one task leaves to be merged."""
-        leaves = -(-self.batch // self.leaf)
-        private = (a for a in self.accesses if a.placement is Placement.PRIVATE)
-        return leaves * sum(a.array.nbytes for a in private)
+    def bytes_accumulated(self) -> int:
+        """Bytes of what is accumulated in private: of one contribution."""
+        return sum(a.array.nbytes for a in self.accesses if a.placement is Placement.PRIVATE)
+
+    @property
+    def has_footprints(self) -> bool:
+        """Whether any argument has a footprint."""
+        return any(d is not None and d.footprint is not None for d in self.declarations)
 
     def _arrays(self, without: Privilege) -> set[ArrayRef]:
         return {a.array for a in self.accesses if a.privilege is not without}
@@ -184,15 +206,25 @@ class Plan:
             )
 
     def run(self, *, progress: Progress | None = None) -> Report:
-        """Run the job on the engine that the plan was made for.
+        """Run the plan on the engine that it was made for, or elsewhere on the default one.
 
         Parameters
         ----------
         progress : bool or "auto", optional
             Whether to show progress; default: the engine's setting.
         """
-        return self.runner(self, progress=progress)
+        assert _run is not None
+        return _run(self, progress=progress)
 
     def explain(self) -> str:
-        """What the job will do, as text for a person."""
+        """What the plan will do, as text for a person."""
         return explain(self)
+
+
+_run: Callable[..., Report] | None = None
+
+
+def set_runner(run: Callable[..., Report]) -> None:
+    """Tell plans who runs them: planning itself knows nobody who does."""
+    global _run
+    _run = run

@@ -13,8 +13,9 @@ import dataclasses
 import inspect
 import math
 import operator
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+import tempfile
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -23,9 +24,14 @@ from hyperslab.compiler import Kernel, check_dtype
 from hyperslab.errors import KernelError, PlanError
 from hyperslab.planning import partition
 from hyperslab.planning.declare import ORIGIN, Declaration, read
-from hyperslab.planning.interference import check_interference
-from hyperslab.planning.layout import argument_type, buffer_order, equal_lengths
-from hyperslab.planning.memory import Budget, budget
+from hyperslab.planning.interference import check_interference, repeatable
+from hyperslab.planning.layout import (
+    argument_type,
+    buffer_order,
+    equal_lengths,
+    stores_through_map,
+)
+from hyperslab.planning.memory import Budget, budget, is_memory
 from hyperslab.planning.plan import Plan
 from hyperslab.planning.projection import project
 from hyperslab.settings import Settings
@@ -34,9 +40,6 @@ from hyperslab_workers.access import Access, Placement, Privilege
 from hyperslab_workers.box import Grid
 from hyperslab_workers.reduction import is_exact
 from hyperslab_workers.task import Argument, Origin, Value
-
-if TYPE_CHECKING:
-    from hyperslab.running.report import Report
 
 __all__ = ["build"]
 
@@ -54,7 +57,7 @@ def build(
     arguments: Sequence[Any],
     *,
     settings: Settings,
-    runner: Callable[..., Report],
+    engine: str = "",
     over: Any = None,
     region: int | Sequence[int | None] | None = None,
 ) -> Plan:
@@ -68,8 +71,8 @@ def build(
         What it is called with: declarations, arrays, NumPy arrays, scalars, ``hs.ORIGIN``.
     settings : Settings
         Of the engine that will run it.
-    runner : callable
-        What ``Plan.run`` calls.
+    engine : str
+        The name by which ``Plan.run`` finds that engine.
     over : tuple of int, or Array, optional
         The domain; default: the shape of the first argument that is written or updated, else
         of the first that is read.
@@ -126,40 +129,72 @@ def build(
     ]
     accesses = [a for a in complete if isinstance(a, Access)]
     footprints = sum(d is not None and d.footprint is not None for d in declarations)
-    leaf = partition.choose_leaf(grid, accesses, footprints=footprints, private=private)
+    again = repeatable(accesses)
+    # Where regions cannot be repeated, each leaves its contribution by itself: one that is lost
+    # half-way can then be told from one that is whole. This is geometry, too: it is asked as
+    # if all were private that may be, and not as the budget has it.
+    apart = not repeatable(
+        [dataclasses.replace(a, placement=None) if not _must_be_in_file(a) else a for a in accesses]
+    )
+    leaf = (
+        1
+        if apart
+        else partition.choose_leaf(grid, accesses, footprints=footprints, private=private)
+    )
     ordered = any(
-        a.placement in (Placement.MERGE, Placement.DIRECT)
-        and not is_exact(a.array.dtype)
-        and d is not None
-        and not d.any_order
+        a.in_file and not is_exact(a.array.dtype) and d is not None and not d.any_order
         for a, d in zip(complete, declarations, strict=True)
         if isinstance(a, Access)
     )
+    folded = any(a.placement is Placement.PRIVATE for a in accesses)
+    batch = partition.choose_batch(
+        grid,
+        accesses,
+        workers=settings.at_once,
+        leaf=leaf,
+        footprints=footprints,
+        in_turn=ordered and footprints > 0,
+        folded=folded,
+    )
+    if folded and not again:
+        batch = leaf
     orders = tuple(buffer_order(a) for a in complete)
+    through_map = tuple(
+        again and kernel.options["boundscheck"] and stores_through_map(a, order, grid)
+        for a, order in zip(complete, orders, strict=True)
+    )
     return Plan(
         kernel=kernel,
         arguments=tuple(complete),
         types=tuple(
-            argument_type(a, order, grid) for a, order in zip(complete, orders, strict=True)
+            argument_type(a, order, grid, mapped)
+            for a, order, mapped in zip(complete, orders, through_map, strict=True)
         ),
         equal_lengths=equal_lengths(complete, grid),
         grid=grid,
         leaf=leaf,
-        batch=partition.choose_batch(
-            grid,
-            accesses,
-            workers=settings.at_once,
-            leaf=leaf,
-            footprints=footprints,
-            in_turn=ordered and footprints > 0,
-        ),
+        batch=batch,
         buffer_orders=orders,
         ordered=ordered,
-        memory=project(accesses, declarations, grid, limit, settings.at_once, splittable),
+        memory=project(
+            accesses,
+            declarations,
+            grid,
+            limit,
+            settings.at_once,
+            splittable,
+            tasks=-(-len(grid) // batch),
+            leaves=batch // leaf,
+            scratch_is_memory=is_memory(settings.scratch or tempfile.gettempdir()),
+        ),
         budget=limit,
-        settings=settings,
+        repeatable=again,
+        through_map=through_map,
+        workers=settings.at_once,
+        lock_dir=settings.lock_dir,
+        lock_timeout=settings.lock_timeout,
+        engine=engine,
         declarations=declarations,
-        runner=runner,
     )
 
 
@@ -175,7 +210,7 @@ def _check_outputs(kernel: Kernel, name: str, declaration: Declaration) -> None:
 
 
 def _name_arguments(kernel: Kernel, arguments: Sequence[Any]) -> list[tuple[str, Any]]:
-    parameters = list(inspect.signature(kernel.function).parameters.values())
+    parameters = list(kernel.signature.parameters.values())
     required = [p for p in parameters if p.default is inspect.Parameter.empty]
     if not len(required) <= len(arguments) <= len(parameters):
         wanted = ", ".join(p.name for p in parameters)
@@ -335,6 +370,11 @@ def _placement(access: Access, declaration: Declaration, private: int, limit: Bu
     if any_way and access.array.aligned and 8 * private > limit.limit:
         return Placement.DIRECT
     return Placement.PRIVATE
+
+
+def _must_be_in_file(access: Access) -> bool:
+    """Whether an accumulation is in the file whatever the budget."""
+    return access.placement is Placement.MERGE or access.array.nbytes > PRIVATE_LIMIT
 
 
 def _primary(accesses: Sequence[Access]) -> Access | None:

@@ -1,4 +1,4 @@
-"""How much private memory a job will need, and what to lower where that is too much."""
+"""How much private memory a run will need, and what to lower where that is too much."""
 
 from __future__ import annotations
 
@@ -13,10 +13,23 @@ from hyperslab.units import human_bytes
 from hyperslab_workers.access import Access, Placement
 from hyperslab_workers.box import Grid
 
-__all__ = ["project"]
+__all__ = ["AHEAD", "project", "slots_needed"]
+
+AHEAD = 2
+"""Tasks for each worker under way where each leaves a contribution to be merged."""
 
 _ASKED = 4096
 """Regions up to which a footprint is asked for all of them: some milliseconds."""
+
+
+def slots_needed(tasks: int, workers: int) -> int:
+    """Slots for contributions, of a run of so many tasks on so many workers.
+
+    For the tasks under way; for those that wait for their sibling in the tree, of which there is
+    one at each level; and for the results of merges, of which each worker does one at a time.
+    """
+    levels = max(tasks - 1, 0).bit_length()
+    return min(2 * tasks, AHEAD * workers + levels + 1 + workers)
 
 
 def project(
@@ -26,8 +39,23 @@ def project(
     limit: Budget,
     workers: int,
     splittable: frozenset[int],
+    *,
+    tasks: int,
+    leaves: int,
+    scratch_is_memory: bool,
 ) -> Memory:
-    """The projection for a job, within its budget.
+    """The projection for a run, within its budget.
+
+    Parameters
+    ----------
+    accesses, declarations, grid, limit, workers, splittable
+        As the planner has them.
+    tasks : int
+        Tasks of the run.
+    leaves : int
+        Leaves in a task.
+    scratch_is_memory : bool
+        Whether what lies in scratch takes memory.
 
     Raises
     ------
@@ -40,22 +68,30 @@ def project(
     fixed = partition.fixed_buffers(
         [a for a, d in zip(accesses, given, strict=True) if d.footprint is None]
     )
-    # The coordinator holds the sum so far, the partial being added, and the old values.
-    coordinator = 3 * private
+    # The sum of what was there and what was accumulated, on its way into the file.
+    coordinator = private
+    # A task of several leaves holds one at each level of its subtree, and the one at hand.
+    folding = private * leaves.bit_length() if leaves > 1 else 0
 
     def per_worker(shape: tuple[int, ...]) -> int:
-        return partition.region_cost(accesses, shape).buffered + fixed + private + merged
+        return partition.region_cost(accesses, shape).buffered + fixed + folding + merged
+
+    def shared(count: int) -> int:
+        return private * slots_needed(tasks, count) if scratch_is_memory else 0
 
     need = per_worker(grid.region)
-    left = limit.limit - coordinator
-    at_once = min(workers, left // need) if need else workers
-    if left < 0 or at_once < 1:
+    at_once = min(workers, max(tasks, 1))
+    while at_once > 1 and need * at_once + shared(at_once) + coordinator > limit.limit:
+        at_once -= 1
+    left = limit.limit - coordinator - shared(at_once)
+    if left < need * at_once:
+        total = need + coordinator + shared(1)
         raise PlanError(
-            f"the job needs {human_bytes(need + coordinator)} of private memory with a single "
+            f"the job needs {human_bytes(total)} of private memory with a single "
             f"worker busy, and the budget is {human_bytes(limit.limit)} ({limit.source}); "
             + _remedy(per_worker, grid, splittable, left, private, merged)
         )
-    return Memory(need, coordinator, at_once, merged)
+    return Memory(need, coordinator, at_once, merged, shared(at_once))
 
 
 def _remedy(
@@ -91,8 +127,8 @@ def _largest_footprint(declarations: Sequence[Declaration | None], grid: Grid) -
     """Bytes of the largest footprints of a region.
 
     Every region of a small grid is asked, of a large one those of every kind: a footprint is the
-    user's function, and asking it for all would make planning grow with the file. What it gives
-    in between is held against the budget when its task is made.
+    user's function, and asking it for all would make planning grow with the file. The others are
+    asked before a run starts, or on the way where there are a great many.
     """
     regions = grid if len(grid) <= _ASKED else partition.representatives(grid)
     total = 0

@@ -1,12 +1,15 @@
-"""From a plan to a report: who runs the tasks, and what happens when one of them dies.
+"""Running plans: what may be sent next, what became of it, and what is told of it.
 
 ::
 
-    coordinator    sends tasks, takes outcomes, recovers
-    pool           the seam: loky workers, this process, or an executor of the user's
-    merging        private accumulations, in task order
-    failures       what came back from a worker, as an error for people
-    interruption   Ctrl-C
-    progress       a bar, lines, or silence
-    report         what was done, in numbers
+    prepare     what depends on the plan alone, once
+    run         the loop: send, receive, commit, call off
+    window      which task goes next
+    merging     the tree by which contributions are merged, and the total at the end
+    recovery    what to do about a lost task: pure
+    standing    how far the run has come, region by region
+    failures    errors in words
+    residence   through the map or past it
+    progress    what is shown meanwhile
+    report      what was done
 """

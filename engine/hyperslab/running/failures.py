@@ -1,11 +1,13 @@
-"""Turns what came back from a worker into an error that a scientist understands."""
+"""Turns what came back from a worker into an error that a scientist understands.
+
+What is said of the files is said by :class:`~hyperslab.running.standing.Standing`, which knows
+how far the run has come.
+"""
 
 from __future__ import annotations
 
 import linecache
 import re
-from collections.abc import Sequence
-from typing import NoReturn
 
 from hyperslab.errors import (
     ArrayFileError,
@@ -16,23 +18,24 @@ from hyperslab.errors import (
     WorkerLost,
 )
 from hyperslab.planning.plan import Plan
-from hyperslab.running.pool import Death
-from hyperslab_workers.access import Access, Privilege
+from hyperslab.pools.death import Death
+from hyperslab.running.standing import Standing
+from hyperslab_workers.access import Access
 from hyperslab_workers.box import Box
 from hyperslab_workers.kernel import ArrayType
 from hyperslab_workers.task import Failure
 
-__all__ = ["lost", "never_started", "raise_failure"]
+__all__ = ["error_of", "lost", "never_started"]
 
 
-def raise_failure(failure: Failure, plan: Plan) -> NoReturn:
-    """Raise the error that a failure stands for."""
+def error_of(failure: Failure, plan: Plan) -> HyperslabError:
+    """The error that a failure stands for."""
     name = plan.kernel.name
     box = plan.grid.box(failure.region) if failure.region is not None else None
     where = f" in region {box}" if box is not None else ""
     match failure.kind:
         case "kernel":
-            raise KernelError(
+            return KernelError(
                 # A bare assert or raise has no message.
                 f"kernel {name} raised {failure.type_name}{where}"
                 + (f": {failure.message}" if failure.message else "")
@@ -43,59 +46,75 @@ def raise_failure(failure: Failure, plan: Plan) -> NoReturn:
                 region=str(box) if box is not None else None,
             )
         case "file":
-            raise ArrayFileError(f"kernel {name}{where}: {failure.message}")
+            return ArrayFileError(f"kernel {name}{where}: {failure.message}")
         case "lock":
-            raise LockTimeout(f"kernel {name}{where}: {failure.message}")
+            return LockTimeout(f"kernel {name}{where}: {failure.message}")
         case "memory":
-            raise HyperslabError(
+            return HyperslabError(
                 f"a worker ran out of memory in kernel {name}{where} ({failure.message}): lower "
                 "workers=, or give smaller regions with region="
             )
         case "interrupted":
-            raise JobInterrupted(f"kernel {name} was interrupted{where}")
+            return JobInterrupted(f"kernel {name} was interrupted{where}")
         case _:
             error = HyperslabError(
                 f"a worker failed in kernel {name}{where}: {failure.type_name}: {failure.message}"
             )
             if failure.traceback:
                 error.add_note("In the worker:\n" + failure.traceback)
-            raise error
+            return error
 
 
 def lost(
     plan: Plan,
     death: Death,
-    spans: Sequence[tuple[int, int]],
+    standing: Standing,
     *,
+    region: int | None = None,
     times: int = 1,
     replaceable: bool = True,
 ) -> WorkerLost:
-    """The error for workers that died, with what they were doing."""
-    boxes = tuple(_box_words(plan, start, stop) for start, stop in spans)
-    doing = f" while working on {'; '.join(boxes)}" if boxes else ""
+    """The error for a worker that died.
+
+    Parameters
+    ----------
+    plan, death, standing
+        What was run, what killed the worker, and how far the run had come.
+    region : int, optional
+        What it was working on.
+    times : int
+        Deaths at this region.
+    replaceable : bool
+        Whether the pool replaces its workers.
+    """
+    spans = standing.spans()
+    doubtful = [span for span in spans if span.state == "in doubt"]
+    doing = ""
+    if doubtful:
+        doing = f" while writing {'; '.join(map(str, doubtful))}"
+    elif region is not None:
+        doing = f" while working on region {plan.grid.box(region)}"
     by = f" by {death.signal}" if death.signal else ""
     parts = [f"a worker of kernel {plan.kernel.name} was killed{by}{doing}", death.cause]
-    if spans:
-        parts.extend(_offsets(plan, spans[0][0]))
+    if doubtful:
+        region = doubtful[0].start
+    if region is not None:
+        parts.extend(_offsets(plan, region))
     if times > 1:
         parts.append(
-            f"it happened {times} times at this region, the last time with nothing else running, "
-            "so the region is given up; run it alone with executor='serial' to look into it"
+            f"it happened {times} times at this region, so the region is given up; run it alone "
+            "with executor='serial' to look into it"
         )
     elif not replaceable:
         parts.append("the executor is the caller's and cannot be restarted from here")
-    else:
-        changed = ", ".join(
-            f"{a.name} ({a.array.path})"
-            for a in plan.accesses
-            if a.privilege in (Privilege.UPDATE, Privilege.ACCUMULATE)
-        )
+    parts.append(standing.words())
+    if doubtful and not plan.repeatable:
+        changed = ", ".join(f"{a.name} ({a.array.path})" for a in plan.accesses if a.changes)
         parts.append(
-            f"these regions of {changed} may be changed in part and running them again could "
-            "change them twice: restore them from their source, or write to a second file, which "
-            "can always be run again"
+            f"restore what is in doubt of {changed} from its source, or write to a second file, "
+            "which can always be run again"
         )
-    return WorkerLost("; ".join(parts), signal=death.signal, regions=boxes)
+    return WorkerLost("; ".join(parts), signal=death.signal, regions=spans)
 
 
 def never_started(plan: Plan, death: Death, times: int) -> WorkerLost:
@@ -107,13 +126,6 @@ def never_started(plan: Plan, death: Death, times: int) -> WorkerLost:
         "executor='serial' runs the job without them",
         signal=death.signal,
     )
-
-
-def _box_words(plan: Plan, start: int, stop: int) -> str:
-    first = plan.grid.box(start)
-    if stop - start == 1:
-        return f"region {first}"
-    return f"regions {first} to {plan.grid.box(stop - 1)}"
 
 
 def _offsets(plan: Plan, region: int) -> list[str]:

@@ -1,111 +1,187 @@
-"""Merges the tasks' private accumulations, in task order, and brings the sum into the file."""
+"""The tree by which contributions are merged, and the way of the total into its file."""
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
+from hyperslab.errors import HyperslabError
+from hyperslab.interruption import uninterrupted
 from hyperslab.planning.plan import Plan
-from hyperslab.running.interruption import uninterrupted
-from hyperslab.settings import Settings
 from hyperslab_workers import mapping
-from hyperslab_workers.access import Access, Placement
 from hyperslab_workers.box import Box
+from hyperslab_workers.partials import Partials
 from hyperslab_workers.reduction import OPERATIONS
-from hyperslab_workers.task import Outcome, Partial
+from hyperslab_workers.task import Program
 
-__all__ = ["Merger"]
+__all__ = ["Merge", "MergeTree", "Merger"]
+
+_IN_WORKERS = 2**20
+"""Bytes of a contribution from which merging two is worth a task of its own. Below, the
+coordinator does it between two events."""
+
+Node = tuple[int, int]
+"""Level and number: node ``(l, k)`` holds the tasks from ``k << l`` on, ``1 << l`` of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """Two neighbours in the tree that are both there."""
+
+    node: Node
+    """What they become."""
+
+    left: int
+    """Slot of the first."""
+
+    right: int
+    """Slot of the second."""
+
+
+class MergeTree:
+    """Which contributions belong together. It knows nothing of what they are.
+
+    A binary tree over the numbers of the tasks, each of which is a node without children; one
+    without a right sibling moves up as it is. So it depends on how many there are, and neither on
+    who computes them nor on the order in which they arrive.
+    """
+
+    def __init__(self, tasks: int) -> None:
+        self._tasks = tasks
+        self._ready: dict[Node, int] = {}
+        self.root: int | None = None
+        """The slot of the total, when there is one."""
+
+    def add(self, node: Node, slot: int) -> Merge | None:
+        """A node has arrived; what can be merged now."""
+        level, number = node
+        while (number | 1) << level >= self._tasks and number % 2 == 0:
+            if number == 0:
+                self.root = slot
+                return None
+            level, number = level + 1, number // 2
+        sibling = (level, number ^ 1)
+        other = self._ready.pop(sibling, None)
+        if other is None:
+            self._ready[level, number] = slot
+            return None
+        left, right = (slot, other) if number % 2 == 0 else (other, slot)
+        return Merge((level + 1, number // 2), left, right)
 
 
 class Merger:
-    """Folds partials in the order of their tasks, whatever order they arrive in.
+    """Slots for contributions, what is merged of them, and the total at the end.
 
-    The file is touched once, at the end: until then a job can fail, or its tasks run again,
+    The file is touched once, at the end: until then a run can fail, or its tasks run again,
     without anything having been added twice.
     """
 
-    def __init__(self, plan: Plan) -> None:
-        self._accesses: dict[int, Access] = {
-            position: argument
-            for position, argument in enumerate(plan.arguments)
-            if isinstance(argument, Access) and argument.placement is Placement.PRIVATE
-        }
-        self._totals: dict[int, np.ndarray] = {}
-        self._waiting: dict[int, tuple[Partial, ...]] = {}
-        self._next = 0
+    def __init__(self, plan: Plan, program: Program) -> None:
+        self._expects = program.slots is not None
+        self.began = False
+        """Whether files are being changed."""
         self.committed = False
-
-    @property
-    def expects_partials(self) -> bool:
-        """Whether tasks bring anything to merge."""
-        return bool(self._accesses)
-
-    @property
-    def frontier(self) -> int:
-        """The first task not merged yet; beyond every task where there is nothing to merge."""
-        return self._next if self._accesses else sys.maxsize // 2
-
-    def add(self, outcome: Outcome) -> None:
-        """Take an outcome, and merge as far as the order allows."""
-        if not self._accesses:
+        """Whether the totals are in their files."""
+        if program.slots is None:
             return
-        self._waiting[outcome.index] = outcome.partials
-        while self._next in self._waiting:
-            for partial in self._waiting.pop(self._next):
-                self._merge(partial)
-            self._next += 1
+        self._plan = plan
+        self._partials = Partials(program.slots, plan.arguments)
+        self._tree = MergeTree(plan.tasks)
+        self._free = list(range(program.slots.count))
+        self._waiting: list[Merge] = []
+        self._merging: dict[int, Merge] = {}
+        self._by_workers = plan.bytes_accumulated >= _IN_WORKERS
+        # So that a merge never waits for a slot which only a merge could free.
+        self._kept_back = 1 if self._by_workers else 0
 
-    def _merge(self, partial: Partial) -> None:
-        access = self._accesses[partial.argument]
-        dtype, shape = access.array.dtype, access.array.shape
-        if partial.data is not None:
-            values = np.frombuffer(partial.data, dtype).reshape(shape)
-        else:
-            assert partial.path is not None
-            values = np.fromfile(partial.path, dtype).reshape(shape)
-            Path(partial.path).unlink()
-        total = self._totals.get(partial.argument)
-        if total is None:
-            self._totals[partial.argument] = values.copy() if partial.data is not None else values
-        else:
-            assert access.op is not None
-            OPERATIONS[access.op](total, values, out=total)
+    def slot(self) -> int | None:
+        """A slot for a task that is to be sent; None while there is none to be had."""
+        if not self._expects:
+            return 0
+        if len(self._free) <= self._kept_back:
+            return None
+        return self._free.pop()
 
-    def commit(self, settings: Settings) -> None:
-        """Combine the totals with what the files hold.
+    def add(self, index: int, slot: int) -> None:
+        """The contribution of a task lies in its slot."""
+        if self._expects:
+            self._arrived((0, index), slot)
+
+    def _arrived(self, node: Node, slot: int) -> None:
+        while (merge := self._tree.add(node, slot)) is not None:
+            if self._by_workers:
+                self._waiting.append(merge)
+                return
+            self._partials.merge(merge.left, merge.right, merge.left)
+            self._free.append(merge.right)
+            node, slot = merge.node, merge.left
+
+    def merges(self) -> Iterator[tuple[int, int, int]]:
+        """Merges to be sent: the two slots, and the one for the result."""
+        while self._expects and self._waiting and self._free:
+            merge, out = self._waiting.pop(0), self._free.pop()
+            self._merging[out] = merge
+            yield merge.left, merge.right, out
+
+    def merged(self, out: int) -> None:
+        """A merge was done."""
+        merge = self._merging.pop(out)
+        self._free += [merge.left, merge.right]
+        self._arrived(merge.node, out)
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything is in one total, or there is nothing to merge."""
+        return not self._expects or self._tree.root is not None or self._plan.tasks == 0
+
+    def commit(self) -> None:
+        """Combine the total with what the files hold.
 
         Raises
         ------
         LockTimeout, ArrayFileError
-            A lock was not free in time, or a file is not what it was: no file was changed. Or a
-            write failed.
+            A lock was not free in time, or a file is not what it was: no file was changed.
+        HyperslabError
+            A write failed when others had been made: the message says which.
         """
+        if not self._expects or self._tree.root is None:
+            return
         from hyperslab_workers.locks import Guard, hold_all, lock_for
 
-        arrays = [self._accesses[position].array for position in self._totals]
+        plan, totals = self._plan, self._partials.slot(self._tree.root)
+        accesses = self._partials.accesses
         # All locks in one call, and all files looked at before the first is changed: one that is
         # held or replaced must not leave another with its total already in it.
         guards = [
-            Guard(lock_for(array, settings.lock_dir), array.extent(), True)
-            for array in arrays
-            if array.shared
+            Guard(lock_for(a.array, plan.lock_dir), a.array.extent(), True)
+            for a in accesses.values()
+            if a.locked
         ]
-        for array in arrays:
-            mapping.verify(array)
-        with hold_all(guards, settings.lock_timeout):
-            for position, total in self._totals.items():
-                access = self._accesses[position]
+        for access in accesses.values():
+            mapping.verify(access.array)
+        with hold_all(guards, plan.lock_timeout):
+            results: dict[int, np.ndarray] = {}
+            for position, access in accesses.items():
                 held = mapping.view(access.array)
                 assert access.op is not None
-                OPERATIONS[access.op](held, total, out=total)
+                # A new array, and one even for a single element: numbers have no address.
+                results[position] = np.asarray(OPERATIONS[access.op](held, totals[position]))
+            self.began = True
             # Ctrl-C between two writes would leave one total in its file and not the other.
-            uninterrupted(self._write)
+            uninterrupted(lambda: self._write(results))
 
-    def _write(self) -> None:
-        for position, total in self._totals.items():
-            array = self._accesses[position].array
-            mapping.write_back(array, Box.of_shape(array.shape), total)
+    def _write(self, results: dict[int, np.ndarray]) -> None:
+        written: list[str] = []
+        for position, result in results.items():
+            access = self._partials.accesses[position]
+            array = access.array
+            try:
+                mapping.write_back(array, Box.of_shape(array.shape), result)
+            except HyperslabError as error:
+                if written:
+                    error.add_note(f"The totals of {', '.join(written)} are in their files.")
+                raise
+            written.append(access.name)
         self.committed = True
-        self._totals.clear()

@@ -228,10 +228,10 @@ def test_what_the_caller_says_comes_before_the_document(folder: Path) -> None:
         "workers: 3, memory: 1GB",
     )
     with prepare(path) as job:
-        assert job.steps[0].plan.settings.workers == 3
+        assert job.steps[0].plan.workers == 3
     with prepare(path, workers=1, memory="2GB") as job:
-        settings = job.steps[0].plan.settings
-        assert (settings.workers, settings.memory) == (1, 2 * 10**9)
+        plan = job.steps[0].plan
+        assert (plan.workers, plan.budget.limit) == (1, 2 * 10**9)
 
 
 def test_a_plan_shows_the_outputs_and_touches_nothing(folder: Path) -> None:

@@ -1,0 +1,143 @@
+"""The seam between the coordinator and whoever performs its tasks.
+
+::
+
+    coordinator ── send(task) ──► Channel ── perform(task) ──► worker
+         ▲                                                        │
+         └──── Answered(task, outcome) or Lost(task, mark) ◄──────┘
+
+A :class:`Pool` is there for as long as its engine; a :class:`Channel` is one run's line to it.
+Whoever runs at the same time on the same pool has another channel and is not disturbed. A
+message down, a message up; what became of a task whose worker died is read off the board and
+told as it is, and what to do about it is not decided here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from hyperslab.pools.death import Death
+from hyperslab_workers.board import Mark
+from hyperslab_workers.task import Outcome, Program, Task
+
+__all__ = ["Answered", "Capabilities", "Channel", "Event", "Line", "Lost", "Pool"]
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a pool can do, and what it may do to a run."""
+
+    in_order: bool
+    """Whether tasks start in the order in which they were sent."""
+
+    restartable: bool
+    """Whether workers that died are replaced."""
+
+    loses: Literal["nothing", "one", "all"]
+    """What the death of one worker takes with it: its own task, or those of all others too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A task came to its end, one way or the other."""
+
+    task: Task
+    """Which one."""
+
+    outcome: Outcome
+    """What became of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A task whose worker is gone."""
+
+    task: Task
+    """Which one."""
+
+    mark: Mark | None
+    """What the board said of it, None where it had not begun."""
+
+    death: Death
+    """What killed the worker."""
+
+
+Event = Answered | Lost
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What a run asks of a pool when it opens a channel."""
+
+    program: Program
+    """What its tasks have in common."""
+
+    path: str
+    """The file in which that lies."""
+
+    number: int
+    """The program's number, never used again in this process."""
+
+    workers: int
+    """Workers that may take part."""
+
+    ordered: bool
+    """Whether tasks wait for their turn, so that none may stand behind a later one."""
+
+
+class Channel(Protocol):
+    """One run's line to a pool; used by one thread."""
+
+    workers: int
+    """Workers that take part."""
+
+    capacity: int
+    """Tasks that may be under way at a time, running and waiting."""
+
+    def accepts(self, task: Task) -> bool:
+        """Whether the task could be sent now; False: after another event."""
+
+    def send(self, tasks: list[Task]) -> None:
+        """Hand tasks over, in their order, as many as were accepted."""
+
+    def receive(self, timeout: float) -> list[Event]:
+        """What has happened; waits up to so many seconds for the first event."""
+
+    def regions_done(self) -> int:
+        """Regions finished in the tasks under way, for progress."""
+
+    def call_off(self, patience: float) -> list[Event]:
+        """End what is under way; when it returns, nothing of this run computes any more.
+
+        Workers see it before their next region and their next write, and get `patience` seconds
+        for that; a write that has begun is waited for.
+        """
+
+    def close(self) -> None:
+        """Give the line back. Nothing of this run may be under way."""
+
+
+class Pool(Protocol):
+    """Who performs tasks. Any thread may call any method."""
+
+    workers: int
+    """Tasks that can be performed at a time."""
+
+    capabilities: Capabilities
+    """What it can do."""
+
+    directory: str
+    """Where its workers look for programs; it is there from :meth:`start` on."""
+
+    lock_roots: set[str | None]
+    """Where runs had workers take locks: what killed workers leave there, the pool removes."""
+
+    def start(self) -> None:
+        """Begin to start workers, without waiting for them."""
+
+    def open(self, line: Line) -> Channel:
+        """A line for one run."""
+
+    def close(self) -> None:
+        """End the workers and leave nothing behind."""

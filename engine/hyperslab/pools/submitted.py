@@ -1,0 +1,229 @@
+"""Executors by ``submit()``: those of the user's, and this process itself.
+
+Each task is one call of the executor, and each run has a board of its own: nothing is assumed of
+an executor but that it calls what it is given, somewhere that the files can be reached.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import queue
+import time
+from collections.abc import Callable
+from concurrent.futures import (
+    BrokenExecutor,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+)
+from pathlib import Path
+
+from hyperslab.interruption import uninterrupted
+from hyperslab.pools.death import Death, death_of_error
+from hyperslab.pools.protocol import Answered, Capabilities, Event, Line, Lost
+from hyperslab_workers.board import IDLE, RUNNING, WRITING, Board
+from hyperslab_workers.task import Outcome, Task
+
+__all__ = ["ForeignPool", "SerialPool"]
+
+_numbers = itertools.count()
+
+
+class _SubmittedChannel:
+    """A run's line to something that is called once for each task."""
+
+    def __init__(
+        self,
+        directory: str,
+        workers: int,
+        capacity: int,
+        submit: Callable[[Task, str, int, int], Future[Outcome]],
+    ) -> None:
+        self.workers = workers
+        self.capacity = capacity
+        path = f"{directory}/board-{os.getpid()}-{next(_numbers)}"
+        self._board = Board.create(path, capacity)
+        self._submit = submit
+        self._free = list(range(capacity))
+        self._tickets = itertools.count(1)
+        self._flying: dict[Future[Outcome], tuple[Task, int, int]] = {}
+        self._landed: queue.SimpleQueue[Future[Outcome]] = queue.SimpleQueue()
+        self._broken: Death | None = None
+
+    def accepts(self, task: Task) -> bool:
+        """Whether there is room."""
+        return bool(self._free)
+
+    def send(self, tasks: list[Task]) -> None:
+        """Submit tasks, in their order."""
+        for task in tasks:
+            row, ticket = self._free[-1], next(self._tickets)
+            self._board.rows[row].clear()
+            try:
+                future = self._submit(task, self._board.path, row, ticket)
+            except BrokenExecutor as error:
+                # Told with the tasks that were under way; this one has not begun.
+                future = Future()
+                future.set_exception(error)
+            self._flying[future] = (task, row, ticket)
+            self._free.pop()
+            future.add_done_callback(self._landed.put)
+
+    def receive(self, timeout: float) -> list[Event]:
+        """What has happened; waits up to so many seconds for the first event."""
+        events: list[Event] = []
+        with contextlib.suppress(queue.Empty):
+            self._land(self._landed.get(timeout=timeout), events)
+            while True:
+                self._land(self._landed.get_nowait(), events)
+        if self._broken is not None:
+            events += self._lose(self._broken)
+        return events
+
+    def _land(self, future: Future[Outcome], events: list[Event]) -> None:
+        known = self._flying.get(future)
+        if known is None:
+            return
+        task, row, _ = known
+        try:
+            outcome = future.result()
+        except BrokenExecutor as error:
+            # Dealt with once for all: what else is under way is lost as well.
+            self._broken = death_of_error(error)
+            return
+        del self._flying[future]
+        self._free.append(row)
+        events.append(Answered(task, outcome))
+
+    def _lose(self, death: Death) -> list[Event]:
+        lost: list[Event] = []
+        for future, (task, row, ticket) in list(self._flying.items()):
+            if future.done() and not future.cancelled() and future.exception() is None:
+                self._land(future, lost)
+                continue
+            mark = self._board.rows[row].mark()
+            del self._flying[future]
+            self._free.append(row)
+            if ticket in mark.finished:
+                lost.append(Answered(task, Outcome(time.monotonic(), 0.0, 0)))
+            else:
+                begun = mark.ticket == ticket and mark.state != IDLE
+                lost.append(Lost(task, mark if begun else None, death))
+        return lost
+
+    def regions_done(self) -> int:
+        """Regions finished in the tasks under way."""
+        return sum(self._board.rows[row].done for _, row, _ in self._flying.values())
+
+    def call_off(self, patience: float) -> list[Event]:
+        """End what is under way.
+
+        Futures are not cancelled: an executor's manager thread can die of a cancelled one, and a
+        task called off returns at once anyway. Its workers are not ours to kill: after
+        `patience` seconds only those are waited for that are writing.
+        """
+        self._board.cells[0].call_off()
+        events: list[Event] = []
+        deadline = time.monotonic() + patience
+        # A second Ctrl-C means: no patience.
+        with contextlib.suppress(KeyboardInterrupt):
+            while self._busy(RUNNING, WRITING) and time.monotonic() < deadline:
+                events += self.receive(0.002)
+        while self._busy(WRITING):
+            with contextlib.suppress(KeyboardInterrupt):
+                events += self.receive(0.002)
+        return events
+
+    def _busy(self, *states: int) -> bool:
+        """Whether a task is in one of these states.
+
+        By the board and not by the futures alone: Ctrl-C may have come between the submission
+        of a task and its entry in the table.
+        """
+        over = {row for future, (_, row, _) in self._flying.items() if future.done()}
+        return any(
+            row.mark().state in states
+            for number, row in enumerate(self._board.rows)
+            if number not in over
+        )
+
+    def close(self) -> None:
+        """Remove the board."""
+        with contextlib.suppress(OSError):
+            os.unlink(self._board.path)
+
+
+class SerialPool:
+    """This process and thread: for debugging, and for machines without process pools."""
+
+    workers = 1
+    capabilities = Capabilities(in_order=True, restartable=False, loses="nothing")
+
+    def __init__(self, session: Path) -> None:
+        self.lock_roots: set[str | None] = set()
+        self.directory = str(session)
+
+    def start(self) -> None:
+        """Nothing to start."""
+
+    def open(self, line: Line) -> _SubmittedChannel:
+        """A line for one run: one task at a time, performed when it is sent."""
+        return _SubmittedChannel(self.directory, 1, 1, _call)
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def _call(task: Task, board: str, row: int, ticket: int) -> Future[Outcome]:
+    from hyperslab_workers.execute import execute
+
+    future: Future[Outcome] = Future()
+    future.set_result(execute(task, board, row, ticket))
+    return future
+
+
+class ForeignPool:
+    """An executor of the user's: used, never replaced, never shut down."""
+
+    def __init__(self, executor: Executor, workers: int, session: Path) -> None:
+        self._executor = executor
+        self.directory = str(session)
+        self.lock_roots: set[str | None] = set()
+        self.workers = int(getattr(executor, "_max_workers", None) or workers)
+        # Of these it is known; of others it is not assumed.
+        in_order = isinstance(executor, ThreadPoolExecutor | ProcessPoolExecutor)
+        self.capabilities = Capabilities(in_order=in_order, restartable=False, loses="all")
+
+    def start(self) -> None:
+        """It runs already."""
+
+    def open(self, line: Line) -> _SubmittedChannel:
+        """A line for one run: one task running and one waiting for each worker."""
+        workers = min(line.workers, self.workers)
+        if line.ordered and not self.capabilities.in_order:
+            # A region waits for its turn while it occupies a worker. If later tasks may start
+            # first, all workers could be waiting for one that has not started.
+            capacity = workers = 1
+        else:
+            # With fewer than all, a task that waits could be running.
+            capacity = 2 * workers if workers == self.workers else workers
+        return _SubmittedChannel(self.directory, workers, capacity, self._submit)
+
+    def _submit(self, task: Task, board: str, row: int, ticket: int) -> Future[Outcome]:
+        from hyperslab_workers.execute import execute
+
+        if not isinstance(self._executor, ThreadPoolExecutor):
+            return self._executor.submit(execute, task, board, row, ticket)
+        # Ctrl-C within its submit can leave a thread that it does not know of, for which the
+        # program then waits at exit for ever.
+        futures: list[Future[Outcome]] = []
+        uninterrupted(
+            lambda: futures.append(self._executor.submit(execute, task, board, row, ticket))
+        )
+        return futures[0]
+
+    def close(self) -> None:
+        """It is not ours to close."""

@@ -1,0 +1,114 @@
+"""What depends on a plan alone, got ready once however often it is run."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import time
+import weakref
+from dataclasses import dataclass
+from pathlib import Path
+
+from hyperslab.compiler import compile_kernel, publish
+from hyperslab.errors import HyperslabError
+from hyperslab.interruption import interrupts_kept
+from hyperslab.planning.plan import Plan
+from hyperslab.planning.projection import slots_needed
+from hyperslab.pools.protocol import Line, Pool
+from hyperslab.units import human_bytes
+from hyperslab_workers.partials import Partials
+from hyperslab_workers.resident import program_path
+from hyperslab_workers.task import Program, Slots
+
+__all__ = ["Prepared", "prepare"]
+
+_numbers = itertools.count(1)
+
+_COMPILED = 0.01
+"""Seconds above which getting the machine code was a compilation and not a look-up."""
+
+
+@dataclass(slots=True)
+class Prepared:
+    """A plan, ready to be run on one pool."""
+
+    line: Line
+    """What each run asks of the pool."""
+
+    lock_roots: frozenset[str | None]
+    """Where its tasks take locks; None stands for the default."""
+
+    compile_seconds: float
+    """What its kernel's compilation took; 0.0 from the second run on."""
+
+    runs: int = 0
+    """Runs that came to their end."""
+
+
+def prepare(plan: Plan, pool: Pool, session: Path) -> Prepared:
+    """Compile the kernel and write down what all tasks have in common.
+
+    The files go when the plan does.
+
+    Raises
+    ------
+    KernelError
+        The kernel does not compile.
+    HyperslabError
+        There is no room in scratch.
+    KeyboardInterrupt
+        Ctrl-C, also one that a library has swallowed.
+    """
+    with interrupts_kept():
+        # Workers start while the kernel is compiled.
+        pool.start()
+        before = time.monotonic()
+        compiled = compile_kernel(plan.kernel, plan.types, equal_shapes=plan.equal_lengths)
+        compile_seconds = time.monotonic() - before
+    number = next(_numbers)
+    path = program_path(pool.directory, number)
+    slots = None
+    if plan.bytes_accumulated and plan.tasks:
+        slots = Slots(f"{path}-slots", slots_needed(plan.tasks, plan.memory.at_once))
+    program = Program(
+        kernel=publish(compiled, session),
+        arguments=plan.arguments,
+        grid=plan.grid,
+        leaf=plan.leaf,
+        batch=plan.batch,
+        buffer_orders=plan.buffer_orders,
+        through_map=plan.through_map,
+        slots=slots,
+        scratch=pool.directory,
+        lock_dir=plan.lock_dir,
+        lock_timeout=plan.lock_timeout,
+        ordered=plan.ordered,
+        memory=plan.memory.per_worker,
+    )
+    files = [path] + ([slots.path] if slots is not None else [])
+    weakref.finalize(plan, _remove, files, os.getpid())
+    program.dump(path)
+    if slots is not None:
+        try:
+            Partials.create(slots, plan.arguments)
+        except OSError as error:
+            size = human_bytes(slots.count * plan.bytes_accumulated)
+            raise HyperslabError(
+                f"there is no room for {size} of contributions to what kernel {plan.kernel.name} "
+                f"accumulates in {pool.directory} ({error.strerror}): give a larger scratch=, or "
+                "lower workers=; no file was changed"
+            ) from None
+    return Prepared(
+        line=Line(program, path, number, plan.memory.at_once, plan.ordered),
+        lock_roots=frozenset(a.array.lock_dir or plan.lock_dir for a in plan.accesses if a.locked),
+        compile_seconds=compile_seconds if compile_seconds > _COMPILED else 0.0,
+    )
+
+
+def _remove(files: list[str], pid: int) -> None:
+    # A forked child has its parent's plans, but not the right to remove their files.
+    if os.getpid() == pid:
+        for path in files:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
