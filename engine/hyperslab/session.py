@@ -2,9 +2,10 @@
 
 One directory for each process and scratch root, made when it is first needed and removed at
 exit. A process that was killed cannot remove its own: its workers' watchdog does, and where
-they were killed too, the next process to use the same root sweeps it away. Whether a
-directory still has an owner is answered by a file lock, never by a process number, which
-the system may have given to somebody else since.
+they were killed too, the next process to use the same root sweeps it away (see ``owned``).
+
+The table is looked up without a lock, and gone through by copies of its keys: a signal handler
+or the garbage collector may ask for a directory in the middle of each function.
 """
 
 from __future__ import annotations
@@ -13,13 +14,16 @@ import atexit
 import contextlib
 import fcntl
 import os
+import re
 import secrets
 import shutil
 import tempfile
 import threading
 from pathlib import Path
+from typing import NamedTuple
 
 from hyperslab.errors import ArrayFileError
+from hyperslab_workers import owned
 from hyperslab_workers.startup import SESSIONS, remove_semaphores
 
 __all__ = ["session_directory"]
@@ -27,8 +31,24 @@ __all__ = ["session_directory"]
 _PREFIX = "hyperslab-session-"
 _OWNER = "owner.lock"
 
-_lock = threading.Lock()
-_sessions: dict[tuple[int, str], tuple[Path, int]] = {}
+
+class _Session(NamedTuple):
+    directory: Path
+    fds: list[int]  # Closed, they no longer say that the directory has an owner.
+
+    def remove(self) -> None:
+        shutil.rmtree(self.directory, ignore_errors=True)
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Close without removing: what is left belongs to whoever else has it open."""
+        while self.fds:
+            with contextlib.suppress(OSError):
+                os.close(self.fds.pop())
+
+
+_lock = threading.RLock()
+_sessions: dict[tuple[int, str], _Session] = {}
 
 
 def session_directory(scratch: str | os.PathLike[str] | None = None) -> Path:
@@ -51,44 +71,76 @@ def session_directory(scratch: str | os.PathLike[str] | None = None) -> Path:
     """
     root = os.fspath(scratch or os.environ.get("HYPERSLAB_SCRATCH") or tempfile.gettempdir())
     root = os.path.realpath(root)
-    # The process number is part of the key: a forked child inherits the table but must not
-    # use, and above all not remove, its parent's directory.
+    # The process number is part of the key: whatever a child inherits, it must not use, and
+    # above all not remove, its parent's directory.
     key = (os.getpid(), root)
+    known = _known(key)
+    if known is not None:
+        return known
+    _sweep(root)
     with _lock:
-        known = _sessions.get(key)
+        known = _known(key)
         if known is not None:
-            if known[0].is_dir():
-                return known[0]
-            os.close(_sessions.pop(key)[1])
-        _sweep(root)
-        # Named first: Ctrl-C can come at any point, and must not leave a directory behind that
-        # nobody knows of.
-        directory = Path(root) / f"{_PREFIX}{os.getuid()}-{secrets.token_hex(6)}"
+            return known
+        # Named before it is made: Ctrl-C can come at any point, and must not leave a directory
+        # behind that nobody removes.
+        session = _Session(Path(root) / f"{_PREFIX}{os.getuid()}-{secrets.token_hex(6)}", [])
         try:
-            directory.mkdir(mode=0o700)
-            # Locked before it has its name: a sweep in between would take it for abandoned.
-            fresh = directory / f"{_OWNER}.new"
-            owner = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(owner, fcntl.LOCK_EX)
-            os.write(owner, b"%d\n" % os.getpid())
-            fresh.rename(directory / _OWNER)
+            _make(session)
+            if _sessions.setdefault(key, session) is session:
+                _list_sessions()
+                return session.directory
         except OSError as error:
-            shutil.rmtree(directory, ignore_errors=True)
+            _forget(key, session)
             raise ArrayFileError(
                 f"no scratch directory can be made in {root!r} ({error.strerror}); give an "
                 "existing, writable directory with scratch= or HYPERSLAB_SCRATCH"
             ) from None
         except BaseException:
-            shutil.rmtree(directory, ignore_errors=True)
+            _forget(key, session)
             raise
-        _sessions[key] = (directory, owner)
-        _list_sessions()
-        return directory
+    # A signal handler came in between, and made one.
+    session.remove()
+    return session_directory(root)
+
+
+def _known(key: tuple[int, str]) -> Path | None:
+    """The directory in the table, if it still exists."""
+    session = _sessions.get(key)
+    if session is None:
+        return None
+    if session.directory.is_dir():
+        return session.directory
+    with _lock:
+        if _sessions.get(key) is session:
+            _sessions.pop(key, None)
+            session.abandon()
+    return None
+
+
+def _make(session: _Session) -> None:
+    session.directory.mkdir(mode=0o700)
+    # Locked before it has its name: a sweep in between would take it for abandoned.
+    fresh = session.directory / f"{_OWNER}.new"
+    owner = os.open(fresh, owned.MARK_FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
+    session.fds.append(owner)
+    fcntl.flock(owner, fcntl.LOCK_EX)
+    os.write(owner, b"%d\n" % os.getpid())
+    fresh.rename(session.directory / _OWNER)
+    with contextlib.suppress(OSError):
+        session.fds.append(owned.keep(str(session.directory)))
+
+
+def _forget(key: tuple[int, str], session: _Session) -> None:
+    if _sessions.get(key) is session:
+        _sessions.pop(key, None)
+    session.remove()
 
 
 def _list_sessions() -> None:
     """Write into each directory which ones there are: a worker knows of one, and removes all."""
-    own = [directory for (pid, _), (directory, _) in _sessions.items() if pid == os.getpid()]
+    sessions = [_sessions.get(key) for key in list(_sessions) if key[0] == os.getpid()]
+    own = [session.directory for session in sessions if session is not None]
     for directory in own:
         with contextlib.suppress(OSError):
             fresh = directory / f"{SESSIONS}.new"
@@ -100,24 +152,42 @@ def _sweep(root: str) -> None:
     """Remove the directories of this user whose owner is gone."""
     with contextlib.suppress(OSError):
         for directory in Path(root).glob(f"{_PREFIX}{os.getuid()}-*"):
-            with contextlib.suppress(OSError):
-                # Without an owner file it is being made this moment, or it is no session.
-                fd = os.open(directory / _OWNER, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-                try:
-                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    pid = int(os.read(fd, 20) or 0)
-                    if pid and not Path(f"/proc/{pid}").exists():
-                        remove_semaphores(pid)
+            # Without an owner file it is being made this moment, or it is no session.
+            with contextlib.suppress(OSError), owned.unowned(str(directory / _OWNER)) as owner:
+                if owner is not None:
+                    # Whatever else may stand there: anybody can make such a directory in /tmp.
+                    pid = re.match(rb"\d{1,19}", os.pread(owner, 20, 0))
+                    if pid and int(pid[0]) and not Path(f"/proc/{int(pid[0])}").exists():
+                        remove_semaphores(int(pid[0]))
                     shutil.rmtree(directory, ignore_errors=True)
-                finally:
-                    os.close(fd)
 
 
 @atexit.register
 def _remove_own() -> None:
-    for (pid, _), (directory, owner) in list(_sessions.items()):
-        if pid == os.getpid():
-            shutil.rmtree(directory, ignore_errors=True)
-            with contextlib.suppress(OSError):
-                os.close(owner)
-    _sessions.clear()
+    for key in list(_sessions):
+        session = _sessions.pop(key, None)
+        if session is not None and key[0] == os.getpid():
+            session.remove()
+
+
+def _after_fork() -> None:
+    """Leave to the parent what is its own.
+
+    A child that kept the owner files open would own the directories too: nobody would sweep
+    them if the parent was killed.
+    """
+    global _lock
+    _lock = threading.RLock()
+    for key in list(_sessions):
+        session = _sessions.pop(key, None)
+        if session is not None:
+            session.abandon()
+
+
+# The table is locked during a fork, so that the child does not get a half-made entry whose open
+# files it could not close.
+os.register_at_fork(
+    before=lambda: _lock.acquire(),
+    after_in_parent=lambda: _lock.release(),
+    after_in_child=_after_fork,
+)

@@ -25,7 +25,7 @@ def fresh(monkeypatch, tmp_path):
     """A root of the test's own, with what was made there removed from the table after it."""
     yield tmp_path
     for key in [key for key in session._sessions if key[1] == str(tmp_path)]:
-        os.close(session._sessions.pop(key)[1])
+        session._sessions.pop(key).abandon()
 
 
 def program(*lines: str, root: Path) -> subprocess.Popen[str]:
@@ -116,10 +116,11 @@ def test_the_owner_file_has_its_name_only_when_it_is_locked(fresh, monkeypatch):
     real = fcntl.flock
 
     def flock(fd, how):
-        seen.extend(path.name for path in fresh.glob("*/owner.lock"))
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            seen.extend(path.name for path in fresh.glob("*/owner.lock"))
         return real(fd, how)
 
-    monkeypatch.setattr(session.fcntl, "flock", flock)
+    monkeypatch.setattr(fcntl, "flock", flock)
     directory = session_directory(fresh)
     assert seen == []
     assert (directory / "owner.lock").is_file()

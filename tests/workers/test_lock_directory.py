@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from hyperslab_workers import owned
 from hyperslab_workers.errors import HyperslabError
 from hyperslab_workers.locks import directory as lock_directory
 from hyperslab_workers.locks import release_all, sweep
@@ -79,14 +80,14 @@ def test_a_directory_removed_while_it_is_entered_is_made_anew(
     Path(directory).mkdir(parents=True)
     Path(directory, "users").write_text(f"64 {STRIPE}\n")
     monkeypatch.setattr(lock_table, "_swept", {str(Path(directory).parent)})
-    flock, removed = lock_directory._flock, []
+    flock, removed = owned.flock, []
 
     def late(fd: int, kind: int) -> bool:
         if not removed:
             removed.append(lock_directory._remove(directory))
         return flock(fd, kind)
 
-    monkeypatch.setattr(lock_directory, "_flock", late)
+    monkeypatch.setattr(owned, "flock", late)
     with lock.registered():
         assert removed == [True]
         assert "users" in names(directory)

@@ -440,6 +440,14 @@ def test_origin_of_views_and_of_other_arrays(directory):
     assert mapping.origin_of(np.zeros(3)) is None
     assert mapping.origin_of(mapping.view(ref).copy()) is None
     assert mapping.origin_of(np.frombuffer(b"12345678")) is None
+    # Through a buffer, and as NumPy's own map of a part of the file.
+    again = np.frombuffer(memoryview(mapping.view(ref))[2:], "i8")[1:]
+    assert mapping.origin_of(again) == (ref.identity, (OFFSET + 24, OFFSET + 80))
+    other = np.memmap(ref.path, "i8", "r", offset=OFFSET + 8, shape=(9,))
+    assert mapping.origin_of(other[1:][::2]) == (ref.identity, (OFFSET + 16, OFFSET + 72))
+    assert mapping.origin_of(np.asarray(other)) == (ref.identity, (OFFSET + 8, OFFSET + 80))
+    Path(ref.path).unlink()
+    assert mapping.origin_of(other) is None
 
 
 def test_what_became_a_fifo_is_an_error_not_a_wait(directory):

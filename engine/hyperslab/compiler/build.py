@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any
 
+from hyperslab.compiler.exclusion import compiling
 from hyperslab.compiler.kernel import Kernel
 from hyperslab.compiler.signature import EqualShapes, check_types, numba_type, unit_strides
 from hyperslab.errors import KernelError
@@ -97,10 +98,13 @@ def compile_kernel(
     check_types(kernel.name, names, full)
     _check_equal_shapes(kernel, full, equal_shapes)
     key = (full, equal_shapes, len(defaults))
-    with kernel._lock:
-        compiled: CompiledKernel | None = kernel._compiled.get(key)
-        if compiled is None:
-            compiled = kernel._compiled[key] = _compile(kernel, full, names, defaults, equal_shapes)
+    compiled: CompiledKernel | None = kernel._compiled.get(key)
+    if compiled is None:
+        with compiling:
+            compiled = kernel._compiled.get(key)
+            if compiled is None:
+                compiled = _compile(kernel, full, names, defaults, equal_shapes)
+                kernel._compiled[key] = compiled
     return compiled
 
 

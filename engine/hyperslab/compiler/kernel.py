@@ -6,13 +6,13 @@ import dis
 import functools
 import inspect
 import re
-import threading
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
 
+from hyperslab.compiler.exclusion import compiling
 from hyperslab.errors import KernelError
 from hyperslab_workers.kernel import (
     ArgumentType,
@@ -78,7 +78,6 @@ class Kernel:
         self.line = function.__code__.co_firstlineno
         # Handed in, because the compiler takes kernels: importing it here would be a circle.
         self._compiler = compiler
-        self._lock = threading.RLock()
         self._compiled: dict[Any, Any] = {}
         self._loaded: dict[str, LoadedKernel] = {}
 
@@ -102,10 +101,12 @@ class Kernel:
         except TypeError as error:
             raise KernelError(f"kernel {self.name}: {error}", kernel=self.name) from None
         compiled = self._compiler(self, types)
-        with self._lock:
-            loaded = self._loaded.get(compiled.digest)
-            if loaded is None:
-                loaded = self._loaded[compiled.digest] = rebuild(compiled.payload)
+        loaded = self._loaded.get(compiled.digest)
+        if loaded is None:
+            with compiling:
+                loaded = self._loaded.get(compiled.digest)
+                if loaded is None:
+                    loaded = self._loaded[compiled.digest] = rebuild(compiled.payload)
         try:
             loaded(*values)
         except TypeError as error:

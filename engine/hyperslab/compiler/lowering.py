@@ -27,6 +27,7 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
+import os
 import secrets
 from typing import Any, ClassVar
 
@@ -49,9 +50,19 @@ from hyperslab.compiler.signature import EqualShapes, UnitStrides
 
 __all__ = ["helper_pipeline", "pipeline"]
 
-# Symbols end in a counter that starts at 1 in every process; two processes' kernels that meet
-# in one worker would call each other's helpers. 62 random bits keep them apart.
-bytecode.FunctionIdentity._unique_ids = itertools.count(secrets.randbits(62))
+
+def _number_anew() -> None:
+    """Number this process's symbols from a start of its own.
+
+    They end in a counter that starts at 1 in every process, and goes on from its parent's in a
+    forked one; two processes' kernels that meet in one worker would call each other's helpers.
+    62 random bits keep them apart.
+    """
+    bytecode.FunctionIdentity._unique_ids = itertools.count(secrets.randbits(62))
+
+
+_number_anew()
+os.register_at_fork(after_in_child=_number_anew)
 
 
 class _CallConv(callconv.CPUCallConv):  # type: ignore[misc]

@@ -193,13 +193,14 @@ class LoadedKernel:
 
 
 _loaded: dict[str, LoadedKernel] = {}
-_lock = threading.Lock()
+# Reentrant: a signal handler may run a kernel while this thread loads one.
+_lock = threading.RLock()
 
 
 def _after_fork() -> None:
     # A thread of the parent may have held the lock; that thread does not exist in the child.
     global _lock
-    _lock = threading.Lock()
+    _lock = threading.RLock()
 
 
 os.register_at_fork(after_in_child=_after_fork)
@@ -235,7 +236,7 @@ def load(ref: KernelRef) -> LoadedKernel:
                     f"SHA-256 is {digest[:16]}…, not {ref.digest[:16]}…. Run the job again",
                     kernel=ref.name,
                 )
-            kernel = _loaded[ref.digest] = rebuild(payload)
+            kernel = _loaded.setdefault(ref.digest, rebuild(payload))
     return kernel
 
 

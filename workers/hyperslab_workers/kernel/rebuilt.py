@@ -27,6 +27,7 @@ def numba_call(content: dict[str, Any]) -> Callable[[tuple[Any, ...]], None]:
         )
     import llvmlite.binding as llvm
     from numba.core import compiler, utils
+    from numba.core.compiler_lock import global_compiler_lock
     from numba.core.registry import cpu_target
     from numba.core.runtime import rtsys
 
@@ -43,7 +44,10 @@ def numba_call(content: dict[str, Any]) -> Callable[[tuple[Any, ...]], None]:
             )
     # Array expressions run in an environment of this name (numba.core.utils).
     sys.modules.setdefault("<dynamic>", utils._dynamic_module)
-    result = compiler.CompileResult._rebuild(target, *pickle.loads(content["result"]))
+    # Numba's own lock: in the coordinator another thread may be compiling, and both fill the
+    # tables of one target.
+    with global_compiler_lock:
+        result = compiler.CompileResult._rebuild(target, *pickle.loads(content["result"]))
     entry = result.entry_point
 
     # Not through a Dispatcher: LoadedKernel has checked the very same types already.

@@ -3,6 +3,7 @@
 ::
 
     striped     StripedLock and hold_all: what others call
+    holding     what each thread holds
     table       what this process uses
     stripe      one stripe: between threads, then between processes
     directory   the life of one file's lock directory
@@ -16,6 +17,7 @@ from hyperslab_workers.locks.striped import (
     default_lock_root,
     held_here,
     hold_all,
+    holds,
     lock_for,
     probe,
     release_all,
@@ -29,6 +31,7 @@ __all__ = [
     "default_lock_root",
     "held_here",
     "hold_all",
+    "holds",
     "lock_for",
     "probe",
     "release_all",

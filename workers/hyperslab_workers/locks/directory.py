@@ -1,21 +1,18 @@
 """The directory of lock files behind one data file, and its life.
 
-Programs that know nothing of each other share the directory, so it may be removed only when
-none of them uses it. Each process that uses it keeps its ``users`` file open under a shared
-``flock``; who leaves tries for the exclusive one and, having it, knows to be the last::
+Programs that know nothing of each other own the directory together (see ``owned``), so it may be
+removed only when none of them uses it. Each process that uses it keeps its ``users`` file open
+under a shared ``flock``; who leaves tries for the exclusive one and, having it, knows to be the
+last::
 
     enter:  open users -> shared flock -> is it still the file at that path? -> use
                                           no: somebody removed it meanwhile; start again
     leave:  drop it -> exclusive flock, without waiting -> remove files, users, directory
                        refused: somebody else is using it, and will remove it
 
-A process that is killed drops its ``flock`` and leaves the directory behind; :func:`sweep`
-removes directories that nobody uses.
-
-Why ``flock`` here and POSIX locks in the stripes: ``flock`` belongs to the open file, so
-neither another ``open``/``close`` in this process nor a forked child that closes its copy can
-drop it. (``F_OFD_SETLK`` has the same ownership but needs a hand-packed C struct.) It is of no
-use for the stripes, which go through fasteners.
+A process that is killed drops its ``flock`` and leaves the directory behind; :func:`sweep_root`
+removes directories that nobody uses. The stripes in it cannot use ``flock``: they go through
+fasteners.
 """
 
 from __future__ import annotations
@@ -27,6 +24,7 @@ import re
 from collections.abc import Container
 from pathlib import Path
 
+from hyperslab_workers import owned
 from hyperslab_workers.errors import HyperslabError
 from hyperslab_workers.locks.root import is_own_root, make_directory
 
@@ -82,23 +80,20 @@ class LockDirectory:
         with contextlib.ExitStack() as undo:
             try:
                 file_mode = make_directory(path)
-                # A shared flock on the directory itself keeps systemd-tmpfiles, which removes
-                # old files from /tmp, away from the lock files of a job that runs for weeks.
-                directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                directory = owned.keep(path)
                 undo.callback(os.close, directory)
-                users = open_lock_file(os.path.join(path, _USERS), file_mode)
+                users = open_lock_file(_mark(path), file_mode)
                 undo.callback(os.close, users)
-            except FileNotFoundError:
+            except (FileNotFoundError, BlockingIOError):
                 return None
-            if not (_flock(directory, fcntl.LOCK_SH) and _flock(users, fcntl.LOCK_SH)):
-                return None
-            if not _is_at(users, path):
+            if not (owned.flock(users, fcntl.LOCK_SH) and owned.is_at(users, _mark(path))):
                 return None
             layout = os.pread(users, 100, 0)
             if not layout:
-                if _flock(users, fcntl.LOCK_EX) and _is_at(users, path) and not _size(users):
+                alone = owned.flock(users, fcntl.LOCK_EX) and owned.is_at(users, _mark(path))
+                if alone and not os.fstat(users).st_size:
                     os.pwrite(users, b"%d %d\n" % (stripes, stripe_bytes), 0)
-                return None  # Once more, under a shared lock: changing the kind is not atomic.
+                return None  # Once more, under a shared lock.
             match = re.fullmatch(rb"(\d+) (\d+)\n", layout)
             if match is None or not int(match[1]) or not int(match[2]):
                 raise HyperslabError(
@@ -111,24 +106,26 @@ class LockDirectory:
 
     def leave(self) -> None:
         """Stop using the directory; the last to leave removes it. Lock files must be closed."""
-        users = self._fds[0]
+        # Taken first: whoever leaves in the middle of this, from a signal handler or a finalizer,
+        # must find nothing to do, and no descriptor that may by then be another file's.
+        fds, self._fds = self._fds, (-1, -1)
+        users = fds[0]
         if users < 0:
             return
         try:
             # Let go before trying: of two that leave at once and both keep their shared lock,
             # neither would get the exclusive one, and the directory would stay.
             fcntl.flock(users, fcntl.LOCK_UN)
-            if _flock(users, fcntl.LOCK_EX) and _is_at(users, self.path):
+            if owned.flock(users, fcntl.LOCK_EX) and owned.is_at(users, _mark(self.path)):
                 _remove(self.path)
         finally:
-            self.abandon()
+            _close(fds)
 
     def abandon(self) -> None:
         """Close without unlocking: in a forked child, where the lock is the parent's."""
         fds, self._fds = self._fds, (-1, -1)
-        for fd in fds:
-            if fd >= 0:
-                os.close(fd)
+        if fds[0] >= 0:
+            _close(fds)
 
 
 def sweep_root(root: str, keep: Container[str] = ()) -> int:
@@ -157,21 +154,16 @@ def sweep_root(root: str, keep: Container[str] = ()) -> int:
         if not _DIRECTORY_NAME.fullmatch(directory.name) or path in keep or directory.is_symlink():
             continue
         try:
-            users = os.open(os.path.join(path, _USERS), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            with owned.unowned(_mark(path)) as users:
+                removed += users is not None and _remove(path)
         except FileNotFoundError:
             # Its maker or its remover died half-way. Only rmdir: it fails if somebody is
             # making a new `users` file at this moment.
             with contextlib.suppress(OSError):
                 directory.rmdir()
                 removed += 1
-            continue
         except OSError:
             continue  # Another user's, in a shared root: theirs to sweep.
-        try:
-            if _flock(users, fcntl.LOCK_EX) and _is_at(users, path):
-                removed += _remove(path)
-        finally:
-            os.close(users)
     return removed
 
 
@@ -193,25 +185,13 @@ def open_lock_file(path: str, mode: int) -> int:
     return fd
 
 
-def _flock(fd: int, kind: int) -> bool:
-    try:
-        fcntl.flock(fd, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+def _mark(directory: str) -> str:
+    return os.path.join(directory, _USERS)
 
 
-def _is_at(users: int, directory: str) -> bool:
-    """Whether the open `users` file is still the one at its path."""
-    try:
-        found = Path(directory, _USERS).lstat()
-    except FileNotFoundError:
-        return False
-    return os.path.samestat(found, os.fstat(users))
-
-
-def _size(fd: int) -> int:
-    return os.fstat(fd).st_size
+def _close(fds: tuple[int, int]) -> None:
+    for fd in fds:
+        os.close(fd)
 
 
 def _remove(directory: str) -> bool:
@@ -222,10 +202,15 @@ def _remove(directory: str) -> bool:
     """
     path = Path(directory)
     try:
-        for file in path.iterdir():
-            if _LOCK_FILE_NAME.fullmatch(file.name):
-                file.unlink()
-        (path / _USERS).unlink()
+        # By its descriptor: in a shared root others could put a link in its place meanwhile.
+        inside = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            for name in os.listdir(inside):
+                if _LOCK_FILE_NAME.fullmatch(name):
+                    os.unlink(name, dir_fd=inside)
+            os.unlink(_USERS, dir_fd=inside)
+        finally:
+            os.close(inside)
         path.rmdir()
     except OSError:
         return False  # In a shared root with foreign permissions: its owner sweeps it.

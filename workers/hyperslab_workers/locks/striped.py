@@ -15,18 +15,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from hyperslab_workers.array_ref import ArrayRef
 from hyperslab_workers.errors import HyperslabError, LockTimeout
+from hyperslab_workers.locks.holding import Hold, begin, current, give_up
 from hyperslab_workers.locks.root import default_lock_root, probe
 from hyperslab_workers.locks.stripe import Claim
 from hyperslab_workers.locks.table import (
     InUse,
-    end_hold,
     release,
     release_all,
     stripes_of,
@@ -41,6 +40,7 @@ __all__ = [
     "default_lock_root",
     "held_here",
     "hold_all",
+    "holds",
     "lock_for",
     "probe",
     "release_all",
@@ -49,9 +49,6 @@ __all__ = [
 
 Extent = tuple[int, int]
 """Bytes ``[first, last)`` of a file."""
-
-# What each thread inside a block holds, for the message that refuses a second block.
-_holding: dict[int, str] = {}
 
 _STRIPES = 64
 _LEAST_STRIPE = 64 * 1024
@@ -216,42 +213,48 @@ def hold_all(guards: Iterable[Guard], timeout: float | None = None) -> Iterator[
     if not guards:
         yield
         return
-    thread, process = threading.get_ident(), os.getpid()
-    if thread in _holding:
+    if (outer := current()) is not None:
         raise HyperslabError(
-            f"this thread asks for a lock of {_files(guards)} while it holds one of"
-            f" {_holding[thread]}: nested locks can wait for each other for ever. Take all that is"
+            f"this thread asks for a lock of {Hold(guards).files} while it holds one of"
+            f" {outer.files}: nested locks can wait for each other for ever. Take all that is"
             " needed in one call (a lock over all the boxes), or leave the first block before"
         )
     locks = {guard.lock.directory: guard.lock for guard in guards}
-    directories = sorted(locks)
-    claims: list[Claim] = []
+    hold = Hold(guards)
     try:
-        _holding[thread] = _files(guards)
+        begin(hold)
         deadline = None if timeout is None else time.monotonic() + timeout
         in_use = {}
-        for name in directories:
+        for name in hold.directories:
             lock = locks[name]
-            in_use[name] = use(name, lock.stripes, lock.stripe_bytes, thread, deadline)
+            in_use[name] = use(name, lock.stripes, lock.stripe_bytes, hold, deadline)
         for (name, number), guard in _in_order(guards, in_use):
             claim = Claim(in_use[name].stripe(number), guard.exclusive)
-            claims.append(claim)  # Before the try: an interrupt may come between the two.
+            hold.claims.append(claim)  # Before the try: an interrupt may come between the two.
             if not claim.stripe.acquire(claim, deadline):
                 raise LockTimeout(_too_late(guard, in_use[name], number, claim, timeout))
+        hold.complete = True
         yield
     finally:
         # The first call is all that a signal handler that raises can cut short; a check or a loop
         # here, before the inner try, would leave a gap in which an interrupt leaks the lock.
         try:
-            _let_go(claims, directories, thread, process)
+            give_up(hold)
         except BaseException:
-            _let_go(claims, directories, thread, process)
+            give_up(hold)
             raise
 
 
 def held_here() -> str | None:
     """The files of which the calling thread holds a lock at the moment; None if it holds none."""
-    return _holding.get(threading.get_ident())
+    hold = current()
+    return None if hold is None else hold.files
+
+
+def holds(guard: Guard) -> bool:
+    """Whether the calling thread holds all that a guard asks for, in one guard of its own."""
+    hold = current()
+    return hold is not None and hold.covers(guard)
 
 
 def _in_order(
@@ -267,20 +270,6 @@ def _in_order(
     return sorted(wanted.items(), key=lambda item: item[0])
 
 
-def _let_go(claims: list[Claim], directories: list[str], thread: int, process: int) -> None:
-    """Release everything; harmless if repeated."""
-    if os.getpid() != process:
-        return  # A child forked inside the block holds nothing, and the state is its parent's.
-    for claim in reversed(claims):
-        claim.stripe.release(claim)
-    end_hold(directories, thread)
-    _holding.pop(thread, None)
-
-
-def _files(guards: Iterable[Guard]) -> str:
-    return ", ".join(sorted({guard.lock.path for guard in guards}))
-
-
 def _too_late(guard: Guard, used: InUse, number: int, claim: Claim, timeout: float | None) -> str:
     numbers = used.stripes_of(guard.extent)
     span = f"stripe {number}" if len(numbers) == 1 else f"stripes {numbers[0]} to {numbers[-1]}"
@@ -293,7 +282,3 @@ def _too_late(guard: Guard, used: InUse, number: int, claim: Claim, timeout: flo
         " timeout= if the holder is only slow, or look for a program that stands still inside a"
         " lock"
     )
-
-
-# A forked child holds nothing; `table` does the rest.
-os.register_at_fork(after_in_child=_holding.clear)

@@ -2,6 +2,10 @@
 
 POSIX locks belong to the process, so that a second object on a lock file would drop the lock of
 the first: everything goes through this table.
+
+Its lock keeps other threads out, not this one: a signal handler or the garbage collector may use
+or leave a directory in the middle of each function. So nothing is walked through but copies, and
+what was looked up counts only if it is still in the table when it is marked as used.
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ class InUse:
     def __init__(self, directory: LockDirectory) -> None:
         self.directory = directory
         self.stripes: dict[int, Stripe] = {}
-        self.holders: set[int] = set()  # Threads: a set, so that leaving twice does no harm.
+        self.holders: set[object] = set()  # A set, so that leaving twice does no harm.
         self.retained = 0
 
     def stripe(self, number: int) -> Stripe:
@@ -46,7 +50,7 @@ class InUse:
 
     def close(self) -> None:
         """Close all lock files."""
-        for stripe in self.stripes.values():
+        for stripe in list(self.stripes.values()):
             stripe.close()
 
 
@@ -68,10 +72,10 @@ def use(
     directory: str,
     stripes: int,
     stripe_bytes: int,
-    holder: int | None = None,
+    holder: object | None = None,
     deadline: float | None = None,
 ) -> InUse:
-    """Use a lock directory: for the thread `holder` until :func:`end_hold`, or else retained.
+    """Use a lock directory: for `holder` until :func:`end_hold`, or else retained.
 
     A directory that a holder is the first to use is retained as well.
 
@@ -81,10 +85,17 @@ def use(
         Absolute path without symbolic links.
     stripes, stripe_bytes : int
         The layout, if the directory does not exist yet.
-    holder : int, optional
-        Identifier of the thread that will hold stripes of it.
+    holder : object, optional
+        What will hold stripes of it. Not a thread's number, which the next thread may get.
     deadline : float, optional
         Of ``time.monotonic``.
+
+    Raises
+    ------
+    LockTimeout
+        If another process was making or removing it all the time.
+    HyperslabError
+        If it cannot be used.
     """
     # Others make or remove the directory in well under a second: that much is granted to a
     # timeout of 0 too, which would otherwise fail on a lock that nobody holds.
@@ -99,7 +110,9 @@ def use(
                     used.retained += 1
                 else:
                     used.holders.add(holder)
-                return used
+                if _table.get(directory) is used:
+                    return used
+                continue  # Its last user left between the two: what is in hand is shut.
         if limit is not None and time.monotonic() >= limit:
             raise LockTimeout(
                 f"the lock directory {directory} was being made or removed by another process for"
@@ -108,8 +121,8 @@ def use(
         time.sleep(0.0002)
 
 
-def end_hold(directories: Iterable[str], holder: int) -> None:
-    """The thread `holder` holds nothing more of these directories; harmless if repeated."""
+def end_hold(directories: Iterable[str], holder: object) -> None:
+    """`holder` holds nothing more of these directories; harmless if repeated."""
     with _table_lock:
         for directory in directories:
             used = _table.get(directory)
@@ -123,7 +136,8 @@ def release(directory: str) -> None:
     with _table_lock:
         used = _table.get(directory)
         if used is not None:
-            used.retained = max(used.retained - 1, 0)
+            if used.retained:
+                used.retained -= 1
             _leave_if_idle(used)
 
 
@@ -190,23 +204,28 @@ def _open(directory: str, stripes: int, stripe_bytes: int, retained: int) -> InU
         ) from error
     if entered is None:
         return None
-    used = _table[directory] = InUse(entered)
+    used = InUse(entered)
     used.retained = retained
-    return used
+    known = _table.setdefault(directory, used)
+    if known is not used:
+        entered.leave()
+    return known
 
 
 def _leave_if_idle(used: InUse) -> None:
     if not used.retained and not used.holders:
         used.close()
         used.directory.leave()
-        _table.pop(used.directory.path, None)
+        # Last: what an interrupt cuts short is found, and done again.
+        if _table.get(used.directory.path) is used:
+            _table.pop(used.directory.path, None)
 
 
 def _forget_after_fork() -> None:
     """Start anew in a forked child: locks are not inherited, and copied mutexes may be shut."""
     global _table_lock
     _table_lock = threading.RLock()
-    for used in _table.values():
+    for used in list(_table.values()):
         used.close()
         used.directory.abandon()
     _table.clear()

@@ -3,16 +3,22 @@
 A file is mapped whole and once: a slice of a kept map costs a tenth of a microsecond, a new
 map six to seventeen and the page faults again. The table is keyed by device, inode and size,
 never by path: a path that leads to a new file must not be answered with the old one's pages.
+
+Any thread looks up without a lock, and the garbage collector may run a finalizer that drops maps
+at any allocation, this module's own included. So only single operations of a plain dict touch
+the table, which nothing can cut in two, and whatever goes through it goes through ``list(_files)``,
+which copies the keys in one such operation. The lock is for those who add: one map for each file.
+An ``OrderedDict`` that moves what is used to its end was rejected: it is changed by every look-up,
+under whoever walks through it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
+import itertools
 import mmap
 import os
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
 
 import numpy as np
@@ -51,13 +57,17 @@ class MappedFile:
     descriptor closed under another thread's ``pwrite`` could by then be another file.
     """
 
-    __slots__ = ("_close", "data", "fd", "map", "path")
+    __slots__ = ("_close", "data", "fd", "map", "path", "used")
+
+    used: int
+    """When it was last looked up, in look-ups of this process: the one longest ago goes first."""
 
     def __init__(self, ref: ArrayRef, writable: bool) -> None:
         # Bound here, because at interpreter exit the os module may be gone before the table.
         self._close: Callable[[int], None] = os.close
         self.fd = -1
         self.path = ref.path
+        self.used = next(_look_ups)
         try:
             # O_NONBLOCK: what has become a FIFO in the meantime is an error, not a wait.
             flags = os.O_RDWR if writable else os.O_RDONLY
@@ -92,9 +102,11 @@ class MappedFile:
     __del__ = _close_fd
 
 
-_files: OrderedDict[_Key, MappedFile] = OrderedDict()
-# Reentrant: the garbage collector may run a handle's finalizer, which calls release(), at
-# any allocation, this module's own included.
+_files: dict[_Key, MappedFile] = {}
+_look_ups = itertools.count()
+# Held by who adds to the table. Reentrant: a signal handler, or a destructor of the user's, may
+# look an array up while this thread is adding one. Never taken to drop: a finalizer that waited
+# for it could be running in a thread that holds what its owner waits for.
 _lock = threading.RLock()
 
 
@@ -134,19 +146,16 @@ def mapped(ref: ArrayRef, writable: bool) -> MappedFile:
     """
     key = (ref.device, ref.inode, ref.file_size, writable)
     file = _files.get(key)
-    if file is not None:
-        # Another thread may have dropped it since: it is in hand, so that does not matter.
-        with contextlib.suppress(KeyError):
-            _files.move_to_end(key)
-        return file
-    with _lock:
-        file = _files.get(key)
-        if file is None:
-            _drop_removed()
-            file = _files[key] = MappedFile(ref, writable)
-            while len(_files) > _KEPT_FILES:
-                _files.popitem(last=False)
-        return file
+    if file is None:
+        with _lock:
+            file = _files.get(key)
+            if file is None:
+                _drop_removed()
+                file = _files.setdefault(key, MappedFile(ref, writable))
+                _drop_unused()
+    # Another thread may have dropped it since: it is in hand, so that does not matter.
+    file.used = next(_look_ups)
+    return file
 
 
 def _drop_removed() -> None:
@@ -155,7 +164,10 @@ def _drop_removed() -> None:
     The system keeps the disk space of a removed file as long as anybody maps it: without
     this, workers of a warm engine would hold every scratch file of the jobs before.
     """
-    for key, file in list(_files.items()):
+    for key in list(_files):
+        file = _files.get(key)
+        if file is None:
+            continue
         try:
             status = os.stat(file.path)
         except OSError:
@@ -163,6 +175,13 @@ def _drop_removed() -> None:
         else:
             if (status.st_dev, status.st_ino) != file.map.identity:
                 _files.pop(key, None)
+
+
+def _drop_unused() -> None:
+    """Drop the maps that were not used for longest, down to what is kept."""
+    files = [(file.used, key) for key in list(_files) if (file := _files.get(key)) is not None]
+    for _, key in sorted(files)[:-_KEPT_FILES]:
+        _files.pop(key, None)
 
 
 def kept(ref: ArrayRef) -> list[MappedFile]:
@@ -173,15 +192,14 @@ def kept(ref: ArrayRef) -> list[MappedFile]:
 
 def release(ref: ArrayRef) -> None:
     """Drop the maps of that file; views of them stay valid, and keep theirs alive."""
-    with _lock:
-        for key in [key for key in _files if key[:2] == ref.identity]:
+    for key in list(_files):
+        if key[:2] == ref.identity:
             _files.pop(key, None)
 
 
 def forget_all() -> None:
     """Drop all maps; views of them stay valid, and keep theirs alive."""
-    with _lock:
-        _files.clear()
+    _files.clear()
 
 
 def _check(ref: ArrayRef, status: os.stat_result) -> None:

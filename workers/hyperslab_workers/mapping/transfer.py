@@ -248,24 +248,34 @@ def require_writable(ref: ArrayRef) -> None:
 
 
 def origin_of(values: np.ndarray) -> tuple[tuple[int, int], tuple[int, int]] | None:
-    """Where an array lies, if it is a view of a file mapped here.
+    """Where an array lies, if it is a view of a file mapped here, or of an ``np.memmap``.
 
     Returns
     -------
     tuple or None
         The file's ``(device, inode)`` and the extent ``(first, last)`` in bytes; None for
-        memory that is no map of this package.
+        memory that is no map of a file, as far as NumPy can tell.
     """
     base: object = values
     whole = values
-    while isinstance(base, np.ndarray):
-        whole, base = base, base.base
-    owner = base.obj if isinstance(base, memoryview) else base
-    if not isinstance(owner, FileMap):
+    while isinstance(base, np.ndarray | memoryview):
+        if isinstance(base, np.ndarray):
+            whole, base = base, base.base
+        else:
+            base = base.obj
+    if isinstance(base, FileMap):
+        identity, position = base.identity, 0
+    elif isinstance(base, mmap.mmap) and isinstance(whole, np.memmap) and whole.filename:
+        try:
+            status = os.stat(whole.filename)
+        except OSError:
+            return None  # Removed; whether it has another name cannot be told.
+        identity, position = (status.st_dev, status.st_ino), whole.offset
+    else:
         return None
-    start: int = whole.__array_interface__["data"][0]
+    position -= whole.__array_interface__["data"][0]
     low, high = np.lib.array_utils.byte_bounds(values)
-    return owner.identity, (low - start, high - start)
+    return identity, (low + position, high + position)
 
 
 def _locate(ref: ArrayRef, box: Box | None) -> tuple[int, tuple[int, ...]]:
