@@ -233,11 +233,7 @@ def hold_all(guards: Iterable[Guard], timeout: float | None = None) -> Iterator[
         for name in directories:
             lock = locks[name]
             in_use[name] = use(name, lock.stripes, lock.stripe_bytes, thread, deadline)
-        for (name, number), guard in _in_order(guards, in_use):
-            claim = Claim(in_use[name].stripe(number), guard.exclusive)
-            claims.append(claim)  # Before the try: an interrupt may come between the two.
-            if not claim.stripe.acquire(claim, deadline):
-                raise LockTimeout(_too_late(guard, in_use[name], number, claim, timeout))
+        _take(claims, guards, in_use, deadline, timeout)
         yield
     finally:
         # The first call is all that a signal handler that raises can cut short; a check or a loop
@@ -265,6 +261,25 @@ def _in_order(
             if key not in wanted or (guard.exclusive and not wanted[key].exclusive):
                 wanted[key] = guard
     return sorted(wanted.items(), key=lambda item: item[0])
+
+
+def _take(
+    claims: list[Claim],
+    guards: Iterable[Guard],
+    in_use: dict[str, InUse],
+    deadline: float | None,
+    timeout: float | None,
+) -> None:
+    """Take everything in order; whatever it may hold by the time it ends stands in `claims`.
+
+    A function of its own because Python 3.13 leaves the jump back to a loop's head out of the
+    `try` around the loop where an `if` stands last in it: an interrupt there would leak the lock.
+    """
+    for (name, number), guard in _in_order(guards, in_use):
+        claim = Claim(in_use[name].stripe(number), guard.exclusive)
+        claims.append(claim)  # Before the try: an interrupt may come between the two.
+        if not claim.stripe.acquire(claim, deadline):
+            raise LockTimeout(_too_late(guard, in_use[name], number, claim, timeout))
 
 
 def _let_go(claims: list[Claim], directories: list[str], thread: int, process: int) -> None:

@@ -111,11 +111,16 @@ def use(
 def end_hold(directories: Iterable[str], holder: int) -> None:
     """The thread `holder` holds nothing more of these directories; harmless if repeated."""
     with _table_lock:
-        for directory in directories:
-            used = _table.get(directory)
-            if used is not None:
-                used.holders.discard(holder)
-                _leave_if_idle(used)
+        _discard(directories, holder)
+
+
+def _discard(directories: Iterable[str], holder: int) -> None:
+    # No loop stands in a `with` here: see _take() in striped.py.
+    for directory in directories:
+        used = _table.get(directory)
+        if used is not None:
+            used.holders.discard(holder)
+            _leave_if_idle(used)
 
 
 def release(directory: str) -> None:
