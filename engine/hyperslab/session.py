@@ -20,6 +20,7 @@ import threading
 from pathlib import Path
 
 from hyperslab.errors import ArrayFileError
+from hyperslab_workers.farewell import before_child_ends
 from hyperslab_workers.startup import SESSIONS, remove_semaphores
 
 __all__ = ["session_directory"]
@@ -83,6 +84,7 @@ def session_directory(scratch: str | os.PathLike[str] | None = None) -> Path:
             raise
         _sessions[key] = (directory, owner)
         _list_sessions()
+        before_child_ends(_remove_own)
         return directory
 
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable
 
 from hyperslab_workers.errors import HyperslabError, LockTimeout
+from hyperslab_workers.farewell import before_child_ends
 from hyperslab_workers.locks.directory import LockDirectory, sweep_root
 from hyperslab_workers.locks.root import default_lock_root
 from hyperslab_workers.locks.stripe import Stripe
@@ -186,6 +187,7 @@ def _open(directory: str, stripes: int, stripe_bytes: int, retained: int) -> InU
     if root not in _swept:
         _swept.add(root)
         sweep_root(root, keep=_table)
+    before_child_ends(release_all)
     try:
         entered = LockDirectory.enter(directory, stripes, stripe_bytes)
     except OSError as error:
