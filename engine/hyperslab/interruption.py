@@ -22,7 +22,7 @@ from hyperslab.errors import JobInterrupted
 __all__ = ["exit_as_interrupted_if_uncaught", "interrupts_kept", "uninterrupted"]
 
 _armed = False
-_uncaught = False
+_ends_interrupted = False
 
 
 def exit_as_interrupted_if_uncaught() -> None:
@@ -34,8 +34,8 @@ def exit_as_interrupted_if_uncaught() -> None:
     previous = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        global _uncaught
-        _uncaught = issubclass(kind, JobInterrupted)
+        global _ends_interrupted
+        _ends_interrupted = issubclass(kind, JobInterrupted)
         previous(kind, error, trace)
 
     sys.excepthook = hook
@@ -72,12 +72,21 @@ def interrupts_kept() -> Iterator[None]:
 def uninterrupted(call: Callable[[], None]) -> None:
     """Run a call that Ctrl-C must not cut in half; it is raised when the call has returned.
 
-    Python handles signals in the main thread, so the call is made in another one. Blocking
-    the signal was rejected: the system then gives it to some thread of a library, which has
-    it handled in the main thread all the same.
+    Python handles signals in the main thread, so the call is made in another one, and a handler
+    of the program's own is heard at once. Blocking the signal was rejected: the system then
+    gives it to some thread of a library, which has it handled in the main thread all the same.
+
+    Where no thread can be started, the call is made in this one, and Ctrl-C is noted meanwhile:
+    a limit on threads may be reached, and at exit Python 3.12 refuses them while later ones
+    start them and may let them hang. At exit there is nobody to catch an exception either: a
+    Ctrl-C that comes then ends the program by that signal when the exit is through, unless
+    ``sys.exit()`` has given a status, which stands.
     """
     if threading.current_thread() is not threading.main_thread():
         call()
+        return
+    if _exiting():
+        _with_interrupts_noted(call)
         return
     failed: list[BaseException] = []
     claim, over = threading.Lock(), threading.Event()
@@ -92,12 +101,18 @@ def uninterrupted(call: Callable[[], None]) -> None:
                 over.set()
 
     interrupted: KeyboardInterrupt | None = None
+    refused = False
     try:
         threading.Thread(target=run, name="hyperslab-pool").start()
     except KeyboardInterrupt as error:
         if claim.acquire(blocking=False):
             raise  # The call has not begun, and now never will.
         interrupted = error
+    except Exception:
+        refused = claim.acquire(blocking=False)
+    if refused:
+        _with_interrupts_noted(call)
+        return
     while not over.is_set():
         try:
             over.wait()
@@ -109,6 +124,41 @@ def uninterrupted(call: Callable[[], None]) -> None:
         raise failed[0]
 
 
+def _exiting() -> bool:
+    """Whether Python has begun to end; ``sys.is_finalizing()`` is not yet true in exit handlers.
+
+    First it runs what was registered with :mod:`threading`, then it takes its main thread for
+    ended and waits for the others, then it runs what was registered with :mod:`atexit`.
+    """
+    begun: bool = getattr(threading, "_SHUTTING_DOWN", False)
+    return begun or not threading.main_thread().is_alive()
+
+
+def _with_interrupts_noted(call: Callable[[], None]) -> None:
+    """Run a call in the main thread, and afterwards answer every Ctrl-C that came meanwhile."""
+    global _ends_interrupted
+    handler = signal.getsignal(signal.SIGINT)
+    # What the system does by itself, or code that is not Python's, cuts no call in half.
+    if not callable(handler):
+        call()
+        return
+    noted: list[FrameType | None] = []
+    try:
+        signal.signal(signal.SIGINT, lambda number, frame: noted.append(frame))
+    except ValueError:
+        call()  # A subinterpreter: it hears no signals.
+        return
+    try:
+        call()
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        for frame in noted:
+            if handler is signal.default_int_handler and _exiting():
+                _ends_interrupted = True
+            else:
+                handler(signal.SIGINT, frame)
+
+
 # Registered at import, so that it runs after almost all else: whatever executes source text
 # afterwards would undo it.
 @atexit.register
@@ -117,7 +167,7 @@ def _mark() -> None:
 
     Sending the signal from here was rejected: it would cut the rest of the exit short.
     """
-    if not _uncaught:
+    if not _ends_interrupted:
         return
     run = ctypes.pythonapi.PyRun_String
     run.restype = ctypes.py_object

@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 from hyperslab.errors import ArrayFileError
 from hyperslab_workers import owned
+from hyperslab_workers.farewell import before_child_ends
 from hyperslab_workers.startup import SESSIONS, remove_semaphores
 
 __all__ = ["session_directory"]
@@ -89,6 +90,7 @@ def session_directory(scratch: str | os.PathLike[str] | None = None) -> Path:
             _make(session)
             if _sessions.setdefault(key, session) is session:
                 _list_sessions()
+                before_child_ends(_remove_own)
                 return session.directory
         except OSError as error:
             _forget(key, session)

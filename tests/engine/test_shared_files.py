@@ -121,7 +121,7 @@ def test_two_totals_reach_their_files_together_or_not_at_all(start, path, tmp_pa
     ):
         totals = (hs.accumulate(free), hs.accumulate(held[:10]))
         job = (count_twice, hs.from_array(np.ones(5), scratch=tmp_path), *totals)
-        with pytest.raises(hs.LockTimeout, match="Nothing was written"):
+        with pytest.raises(hs.LockTimeout, match="was not free within"):
             engine.run(*job)
         assert not np.asarray(free).any()
         holder.go_on()

@@ -37,6 +37,7 @@ from hyperslab.pools.channel import ResidentChannel
 from hyperslab.pools.death import Death, death_of_exit
 from hyperslab.pools.protocol import Capabilities, Line
 from hyperslab_workers.board import Board
+from hyperslab_workers.farewell import before_child_ends
 from hyperslab_workers.resident import (
     TOKEN,
     answers_path,
@@ -128,6 +129,7 @@ class ResidentPool:
                 self._spawn(worker)
             self.staff = staff
             _open.add(self)
+            before_child_ends(_end_all, processes=True)
 
     def _spawn(self, worker: Worker) -> None:
         import loky

@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterable
 
 from hyperslab_workers.errors import HyperslabError, LockTimeout
+from hyperslab_workers.farewell import before_child_ends
 from hyperslab_workers.locks.directory import LockDirectory, sweep_root
 from hyperslab_workers.locks.root import default_lock_root
 from hyperslab_workers.locks.stripe import Stripe
@@ -124,11 +125,16 @@ def use(
 def end_hold(directories: Iterable[str], holder: object) -> None:
     """`holder` holds nothing more of these directories; harmless if repeated."""
     with _table_lock:
-        for directory in directories:
-            used = _table.get(directory)
-            if used is not None:
-                used.holders.discard(holder)
-                _leave_if_idle(used)
+        _discard(directories, holder)
+
+
+def _discard(directories: Iterable[str], holder: int) -> None:
+    # No loop stands in a `with` here: see _take() in striped.py.
+    for directory in directories:
+        used = _table.get(directory)
+        if used is not None:
+            used.holders.discard(holder)
+            _leave_if_idle(used)
 
 
 def release(directory: str) -> None:
@@ -195,6 +201,7 @@ def _open(directory: str, stripes: int, stripe_bytes: int, retained: int) -> InU
     if root not in _swept:
         _swept.add(root)
         sweep_root(root, keep=_table)
+    before_child_ends(release_all)
     try:
         entered = LockDirectory.enter(directory, stripes, stripe_bytes)
     except OSError as error:
