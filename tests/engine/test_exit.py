@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from chaos import Program
 
-from hyperslab.running.interruption import uninterrupted
+from hyperslab.interruption import uninterrupted
 
 
 @pytest.fixture

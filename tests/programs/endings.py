@@ -15,7 +15,7 @@ import numpy as np
 from chaos import running, wait_until
 
 import hyperslab as hs
-from hyperslab.running.interruption import uninterrupted
+from hyperslab.interruption import uninterrupted
 
 LONG = 40_000_000
 """Turns of a region that takes so long that a job of 16 goes on while the program ends."""

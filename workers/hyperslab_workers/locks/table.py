@@ -128,7 +128,7 @@ def end_hold(directories: Iterable[str], holder: object) -> None:
         _discard(directories, holder)
 
 
-def _discard(directories: Iterable[str], holder: int) -> None:
+def _discard(directories: Iterable[str], holder: object) -> None:
     # No loop stands in a `with` here: see _take() in striped.py.
     for directory in directories:
         used = _table.get(directory)
