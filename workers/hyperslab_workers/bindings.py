@@ -58,6 +58,9 @@ class Binding:
     box = Box((), ())
     """The box of the array that the current region touches."""
 
+    whole: np.ndarray = _NOTHING
+    """All of the array, as its file is mapped, where the kernel sees or changes the map."""
+
     @property
     def touched(self) -> Box:
         """The part of :attr:`box` that lies in the array: what is locked."""
@@ -111,12 +114,12 @@ class _ArrayBinding(Binding):
         self._order = order
         self._arena = arena
         self._number = number
-        self._whole = _NOTHING
+        self._values = _NOTHING
         self.exclusive = access.privilege is not Privilege.READ
         self.guards_region = access.guarded
 
     def end_task(self) -> None:
-        self._whole = _NOTHING
+        self.whole = self._values = _NOTHING
 
     def locate(self, region: Box, footprint: Box | None) -> None:
         self.box = self.access.box(region)
@@ -140,7 +143,7 @@ class _Read(_ArrayBinding):
 
     def begin_task(self, through_map: bool = False) -> None:
         super().begin_task()
-        self._whole = mapping.view(self.array)
+        self.whole = mapping.view(self.array)
         self._bounds = Box.of_shape(self.array.shape)
 
     def prepare(self, region: Box) -> Any:
@@ -150,10 +153,10 @@ class _Read(_ArrayBinding):
         if inside and self.array.aligned:
             # With an ellipsis, because a full index without one gives a scalar.
             key: Any = (*box.slices, ...)
-            return self._whole[key]
+            return self.whole[key]
         copy = self._buffer(box.shape)
         if inside:
-            np.copyto(copy, self._whole[box.slices])
+            np.copyto(copy, self.whole[box.slices])
         else:
             mapping.gather(self.array, box, self.access.boundary, copy)
         copy.flags.writeable = False
@@ -167,14 +170,14 @@ class _Write(_ArrayBinding):
         super().begin_task()
         self._stores = through_map
         if through_map:
-            self._whole = mapping.view(self.array, writable=True)
+            self.whole = mapping.view(self.array, writable=True)
 
     def prepare(self, region: Box) -> Any:
         # Zeroed, although WRITE promises nothing about old values: what a kernel leaves out
         # must not be whatever the worker computed before, or bits would depend on scheduling.
         if self._stores:
             key: Any = (*self.box.slices, ...)
-            self._values = self._whole[key]
+            self._values = self.whole[key]
         else:
             self._values = self._buffer(self.box.shape)
         self._values.fill(0)
@@ -188,11 +191,11 @@ class _Write(_ArrayBinding):
 class _Update(_ArrayBinding):
     def begin_task(self, through_map: bool = False) -> None:
         super().begin_task()
-        self._whole = mapping.view(self.array)
+        self.whole = mapping.view(self.array)
 
     def prepare(self, region: Box) -> Any:
         self._values = self._buffer(self.box.shape)
-        np.copyto(self._values, self._whole[self.box.slices])
+        np.copyto(self._values, self.whole[self.box.slices])
         return self._values
 
     def commit(self) -> None:

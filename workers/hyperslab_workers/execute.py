@@ -19,7 +19,7 @@ import threading
 import time
 import traceback
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from hyperslab_workers import mapping
@@ -30,6 +30,7 @@ from hyperslab_workers.box import Box
 from hyperslab_workers.errors import ArrayFileError, HyperslabError, LockTimeout
 from hyperslab_workers.kernel import KernelRaised, load
 from hyperslab_workers.partials import Fold, Partials
+from hyperslab_workers.stepping import Stepper
 from hyperslab_workers.task import Failure, Outcome, Program, Task
 
 __all__ = ["execute", "idle", "perform"]
@@ -85,7 +86,16 @@ def perform(task: Task, row: Row, cell: Cell, ticket: int) -> Outcome:
 
 def idle() -> None:
     """There is nothing to do: keep only as much memory as a worker may hold at rest."""
-    _arena().keep(KEPT_IDLE)
+    _keep(KEPT_IDLE)
+
+
+def _keep(most: int) -> None:
+    """Give the thread's buffers back, unless they are no more than so many bytes."""
+    performers: Iterable[_Performer] = _thread.__dict__.get("programs", {}).values()
+    if _arena().nbytes + sum(performer.kept for performer in performers) > most:
+        for performer in performers:
+            performer.let_go()
+        _arena().keep(-1)
 
 
 class _Performer:
@@ -110,6 +120,21 @@ class _Performer:
         self._guarding = [b for b in self._bindings if b.guards_region]
         self._merging = [b for b in self._bindings if b.guards_commit]
         self._in_place = any(b.in_place for b in self._bindings)
+        self._stepper: Stepper | None = None
+        if Stepper.serves(program, self._bindings):
+            self._stepper = Stepper(program, self._kernel, self._bindings, self._fold)
+
+    @property
+    def kept(self) -> int:
+        """Bytes kept beside the thread's arena."""
+        return self._fold.nbytes if self._fold is not None else 0
+
+    def let_go(self) -> None:
+        """Forget all buffers."""
+        if self._fold is not None:
+            self._fold.let_go()
+        if self._stepper is not None:
+            self._stepper.let_go()
 
     def perform(self, task: Task, row: Row, cell: Cell) -> None:
         """Run all regions; raise whatever goes wrong, with :attr:`current` telling where."""
@@ -124,6 +149,9 @@ class _Performer:
         try:
             for binding, allowed in zip(self._bindings, self.program.through_map, strict=True):
                 binding.begin_task(allowed and task.through_map)
+            stepper = self._stepper
+            if stepper is not None:
+                stepper.begin_task(task.through_map)
             if self._fold is not None:
                 self._fold.begin(task.slot, -(-(stop - task.start) // leaf))
             for index in range(task.start, stop):
@@ -131,7 +159,8 @@ class _Performer:
                     raise _CalledOff
                 self.current = index
                 row.at(index, index - task.start)
-                self._region(index)
+                if stepper is None or not stepper.region(index, self._begin_writing):
+                    self._region(index)
                 if self._fold is not None and ((index + 1) % leaf == 0 or index + 1 == stop):
                     self._fold.end_leaf()
                 if self.program.release:
@@ -245,7 +274,7 @@ def _performer(path: str) -> _Performer:
     performer = _kept("programs", _KEPT_PROGRAMS, path, lambda: _Performer(path))
     if getattr(_thread, "last", None) is not performer:
         # What other programs needed is in no budget of this one.
-        _arena().keep(performer.program.memory)
+        _keep(performer.program.memory)
         _thread.last = performer
     return performer
 

@@ -127,11 +127,17 @@ class Fold:
         self._stack: list[dict[int, np.ndarray]] = []
         self._leaves = self._ended = 0
         self.values: dict[int, np.ndarray] = {}
+        self.addresses: dict[int, int] = {}
+        """Where the elements of the leaf's arrays lie in memory."""
 
     @property
     def nbytes(self) -> int:
         """Private memory that is kept for the next task."""
         return len(self._spare) * sum(a.array.nbytes for a in self._accesses.values())
+
+    def let_go(self) -> None:
+        """Give back what is kept for the next task."""
+        self._spare.clear()
 
     def begin(self, slot: int, leaves: int) -> None:
         """Start a task of so many leaves."""
@@ -151,8 +157,10 @@ class Fold:
                 position: np.empty(access.array.shape, access.array.dtype)
                 for position, access in self._accesses.items()
             }
+        self.addresses = {}
         for position, values in self.values.items():
             values.fill(self._identities[position])
+            self.addresses[position] = values.__array_interface__["data"][0]
 
     def end_leaf(self) -> None:
         """A leaf is accumulated; merge as far as the tree allows, and start the next one."""

@@ -31,7 +31,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from hyperslab_workers.errors import KernelError
-from hyperslab_workers.kernel.native import native_call
+from hyperslab_workers.kernel.native import Frame, NativeCode
 from hyperslab_workers.kernel.rebuilt import compilations, numba_call
 from hyperslab_workers.kernel.types import (
     ArgumentType,
@@ -47,6 +47,7 @@ __all__ = [
     "FORMAT",
     "ArgumentType",
     "ArrayType",
+    "Frame",
     "KernelRaised",
     "KernelRef",
     "LoadedKernel",
@@ -60,7 +61,7 @@ __all__ = [
     "type_of",
 ]
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Version of the payload's layout; a worker refuses any other."""
 
 Route = Literal["native", "numba"]
@@ -139,6 +140,20 @@ class LoadedKernel:
         KernelRaised
             The kernel raised an exception.
         """
+        self._call(self._checked(args))
+
+    def frame(self, args: tuple[Any, ...]) -> Frame | None:
+        """The arguments of a call, checked and lying ready; None where Numba makes the call.
+
+        Raises
+        ------
+        TypeError
+            An argument is not of the type that was compiled.
+        """
+        checked = self._checked(args)
+        return Frame(self._call, checked) if isinstance(self._call, NativeCode) else None
+
+    def _checked(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         missing = len(self.types) - len(args)
         if missing:
             if not 0 < missing <= len(self._defaults):
@@ -168,7 +183,7 @@ class LoadedKernel:
         for number, first, first_axis, position, axis, delta in self._pairs:
             if args[position].shape[axis] - args[first].shape[first_axis] != delta:
                 raise TypeError(self._unequal(self._equal[number], args))
-        self._call(args)
+        return args
 
     def _mismatch(self, position: int, value: object) -> str:
         declared = self.types[position]
@@ -250,7 +265,7 @@ def rebuild(payload: bytes) -> LoadedKernel:
             kernel=content["name"],
         )
     _check_machine(content["name"], content["machine"], fingerprint())
-    call = native_call(content) if content["route"] == "native" else numba_call(content)
+    call = NativeCode(content) if content["route"] == "native" else numba_call(content)
     return LoadedKernel(content, call)
 
 

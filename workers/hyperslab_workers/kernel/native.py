@@ -1,7 +1,8 @@
 """Machine code that stands alone: loaded by LLVM's linker, called through ctypes.
 
 Numba's calling convention is ``int32 f(result*, exception**, arguments...)``; an array is
-handed over as (owner, parent, size, itemsize, data, *shape, *strides).
+handed over as (owner, parent, size, itemsize, data, *shape, *strides). The compiler has put a
+function before it that takes the address of all of these.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import itertools
+import struct
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -17,7 +19,7 @@ import numpy as np
 from hyperslab_workers.errors import KernelError
 from hyperslab_workers.kernel.types import ArgumentType, ArrayType, KernelRaised, TupleType
 
-__all__ = ["native_call"]
+__all__ = ["Frame", "NativeCode"]
 
 
 class _ExceptionInfo(ctypes.Structure):
@@ -32,45 +34,96 @@ class _ExceptionInfo(ctypes.Structure):
     )
 
 
-_C_TYPES: Final[dict[str, Any]] = {
-    "ptr": ctypes.c_void_p,
-    "i64": ctypes.c_int64,
-    "i32": ctypes.c_int32,
-    "i16": ctypes.c_int16,
-    "i8": ctypes.c_int8,
-    "i1": ctypes.c_bool,
-    "double": ctypes.c_double,
-    "float": ctypes.c_float,
-}
+_KINDS: Final = frozenset(["ptr", "i64", "i32", "i16", "i8", "i1", "double", "float"])
+"""Machine types of arguments, each in a slot of eight bytes of its own."""
 
 _library_numbers = itertools.count(1)
 
 _STATUS_OK: Final = (0, -2)  # Numba's RETCODE_OK and RETCODE_NONE
 
 
-def native_call(content: dict[str, Any]) -> Callable[[tuple[Any, ...]], None]:
-    """Load the object image of a payload; returns what runs it on checked arguments."""
-    tracker = _link(content["name"], content["object"], content["symbol"], content["undefined"])
-    function = ctypes.CFUNCTYPE(
-        ctypes.c_int32,
-        ctypes.c_void_p,
-        ctypes.c_void_p,
-        *[_C_TYPES[code] for code in content["arguments"]],
-    )(tracker[content["symbol"]])
-    flatten = [_flattener(declared) for declared in content["types"]]
-    raises: dict[bytes, tuple[str, str, str, int, str]] = content["raises"]
+class Frame:
+    """The arguments of one call, lying ready in memory.
 
-    # `tracker` owns the machine code: it must live as long as the function does.
-    def call(args: tuple[Any, ...], _keep: Any = tracker) -> None:
-        flat: list[Any] = []
-        for one, value in zip(flatten, args, strict=True):
-            flat += one(value)
-        result, info = ctypes.c_void_p(), ctypes.c_void_p()
-        status = function(ctypes.addressof(result), ctypes.addressof(info), *flat)
+    Between two calls only what differs is changed: for most regions of a job the addresses of
+    the arrays, and nothing else. Belongs to one thread.
+    """
+
+    __slots__ = ("_address", "_exception", "_function", "_raises", "_starts", "_words", "memory")
+
+    def __init__(self, code: NativeCode, args: tuple[Any, ...]) -> None:
+        count = len(code.kinds)
+        # Zeroed, with room for Numba's result and exception at its end.
+        self.memory = (ctypes.c_int64 * (count + 2))()
+        self._words = memoryview(self.memory).cast("B").cast("q")
+        self._function = code.function
+        self._raises = code.raises
+        self._address = ctypes.addressof(self.memory)
+        self._exception = count + 1
+        self._starts: list[int] = []
+        at = 0
+        for flatten, value in zip(code.flatten, args, strict=True):
+            self._starts.append(at)
+            for part in flatten(value):
+                kind = code.kinds[at]
+                if part is None:
+                    pass
+                elif kind in ("double", "float"):
+                    struct.pack_into("d" if kind == "double" else "f", self.memory, 8 * at, part)
+                else:
+                    part = int(part)
+                    self._words[at] = part if part < 2**63 else part - 2**64
+                at += 1
+
+    def point(self, position: int, address: int) -> None:
+        """The elements of the array argument at that position lie at another address."""
+        self._words[self._starts[position] + _DATA] = address
+
+    def place(self, position: int, numbers: tuple[int, ...]) -> None:
+        """Another tuple of integers for that argument."""
+        at = self._starts[position]
+        for number in numbers:
+            self._words[at] = number
+            at += 1
+
+    def __call__(self) -> None:
+        """Run the kernel.
+
+        Raises
+        ------
+        KernelRaised
+            The kernel raised an exception.
+        """
+        status = self._function(self._address)
         if status not in _STATUS_OK:
-            raise _raised(status, info.value, raises)
+            raise _raised(status, self._words[self._exception], self._raises)
 
-    return call
+
+class NativeCode:
+    """The machine code of a kernel, linked into this process."""
+
+    def __init__(self, content: dict[str, Any]) -> None:
+        # It owns the machine code, which must live as long as the function does.
+        self._tracker = _link(
+            content["name"], content["object"], content["symbol"], content["undefined"]
+        )
+        self.function = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)(
+            self._tracker[content["symbol"]]
+        )
+        self.kinds: tuple[str, ...] = content["arguments"]
+        unknown = set(self.kinds) - _KINDS
+        if unknown:
+            raise KernelError(
+                f"kernel {content['name']} takes machine types {sorted(unknown)}, which this "
+                "version does not know",
+                kernel=content["name"],
+            )
+        self.flatten = [_flattener(declared) for declared in content["types"]]
+        self.raises: dict[bytes, tuple[str, str, str, int, str]] = content["raises"]
+
+    def __call__(self, args: tuple[Any, ...]) -> None:
+        """Run the kernel on checked arguments."""
+        Frame(self, args)()
 
 
 def _flattener(declared: ArgumentType) -> Callable[[Any], Any]:
@@ -84,6 +137,10 @@ def _flattener(declared: ArgumentType) -> Callable[[Any], Any]:
     if declared.dtype.kind in "mM":
         return lambda value: (int(value.view(np.int64)),)
     return lambda value: (value.item() if isinstance(value, np.generic) else value,)
+
+
+_DATA: Final = 4
+"""Place of the address among the values of an array."""
 
 
 def _flatten_array(array: np.ndarray[Any, Any]) -> tuple[Any, ...]:

@@ -14,10 +14,12 @@ full disk is an error there, where a store into a map is a SIGBUS.
 from __future__ import annotations
 
 import errno
+import functools
 import itertools
 import math
 import mmap
 import os
+from collections.abc import Callable
 
 import numpy as np
 
@@ -44,6 +46,7 @@ __all__ = [
     "origin_of",
     "release",
     "require_writable",
+    "run_writer",
     "verify",
     "view",
     "write_back",
@@ -338,14 +341,35 @@ def _pwrite(ref: ArrayRef, file: MappedFile, values: np.ndarray, offsets: list[i
     # As bytes, because datetimes and the like do not export a buffer.
     data = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
     run = len(data) // len(offsets)
+    for index, offset in enumerate(offsets):
+        _write_run(ref, file, data[index * run : (index + 1) * run], offset)
+
+
+def _write_run(ref: ArrayRef, file: MappedFile, rest: memoryview, offset: int) -> None:
     try:
-        for index, offset in enumerate(offsets):
-            rest = data[index * run : (index + 1) * run]
-            # A signal, a quota or the call's limit of 2 GiB may leave a write short.
-            while (written := os.pwrite(file.fd, rest, offset)) < len(rest):
-                rest, offset = rest[written:], offset + written
+        # A signal, a quota or the call's limit of 2 GiB may leave a write short.
+        while (written := os.pwrite(file.fd, rest, offset)) < len(rest):
+            rest, offset = rest[written:], offset + written
     except OSError as error:
         raise writing_failed(ref, error) from None
+
+
+def run_writer(ref: ArrayRef, values: np.ndarray) -> Callable[[int], None] | None:
+    """What writes the memory of `values`, whatever it holds then, to a position in the file.
+
+    For boxes of one shape that lie in the file without gaps; None where they do not, or where
+    the memory does not lie in the file's order. The file's identity is not checked.
+
+    Raises
+    ------
+    ArrayFileError
+        The reference is read-only, or the file cannot be mapped.
+    """
+    require_writable(ref)
+    if not values.flags.c_contiguous or not _is_one_run(ref, values.shape) or not values.size:
+        return None
+    file, data = mapped(ref, True), values.reshape(-1).view(np.uint8).data
+    return functools.partial(_write_run, ref, file, data)
 
 
 def _populate(ref: ArrayRef, file: MappedFile, target: np.ndarray) -> bool:
