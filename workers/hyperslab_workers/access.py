@@ -10,8 +10,10 @@ from hyperslab_workers.box import Box
 
 __all__ = ["BOUNDARIES", "Access", "Placement", "Privilege"]
 
-BOUNDARIES = ("clip", "nearest", "reflect", "wrap")
-"""The named ways to fill a halo that reaches beyond the array; a number is the fifth."""
+BOUNDARIES = ("clip", "nearest", "reflect", "wrap", "parent")
+"""The named ways to fill a halo that reaches beyond the array; a number is the sixth.
+
+With "parent" the array of an access is the view with its halo: what surrounds it is there."""
 
 
 class Privilege(enum.Enum):
@@ -98,7 +100,8 @@ class Access:
         """Whether a worker needs private memory for a region of it."""
         if self.privilege is Privilege.READ:
             # Compiled code may not touch an element at an odd address: it gets an aligned copy.
-            return (self.has_halo and self.boundary != "clip") or not self.array.aligned
+            padded = self.has_halo and self.boundary not in ("clip", "parent")
+            return padded or not self.array.aligned
         return self.placement not in (Placement.DIRECT, Placement.PRIVATE)
 
     def copied(self, box: Box) -> bool:
@@ -117,7 +120,7 @@ class Access:
         With a boundary other than "clip" it may reach beyond the array's edges.
         """
         lo, hi = [], []
-        clip = self.boundary == "clip"
+        clip, parent = self.boundary == "clip", self.boundary == "parent"
         for length, axis, (before, after) in zip(
             self.array.shape, self.axes, self.halo, strict=True
         ):
@@ -125,6 +128,9 @@ class Access:
                 first, last = -before, length + after
             else:
                 first, last = region.lo[axis] - before, region.hi[axis] + after
+            if parent:
+                # The array begins where the halo of its first region does.
+                first, last = first + before, last + (before if axis is not None else -after)
             if clip:
                 first, last = max(first, 0), min(last, length)
             lo.append(first)

@@ -41,10 +41,11 @@ class _Reach:
             for axis, length, (before, after) in zip(
                 access.axes, access.array.shape, access.halo, strict=True
             )
-            if axis is not None and (before or after)
+            if axis is not None and (before or after) and access.boundary != "parent"
         ]
         # To the first element that is seen: with a halo it lies before the region's own.
-        self.lead = access.array.offset - sum(
+        # With "parent" the array itself begins there.
+        self.lead = access.array.offset - (access.boundary != "parent") * sum(
             before * stride
             for axis, (before, _), stride in zip(
                 access.axes, access.halo, access.array.strides, strict=True

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from hyperslab.arrays.assignment import assign, locked
 from hyperslab.arrays.indexing import index_layout, memory_order
+from hyperslab.arrays.surroundings import room_around
 from hyperslab.errors import ArrayFileError
 from hyperslab_workers import mapping
 from hyperslab_workers.array_ref import ArrayRef
@@ -30,9 +31,11 @@ __all__ = ["Array", "Handle"]
 class Handle:
     """What all views of one opened file share: whether it is still open, and who removes it."""
 
-    __slots__ = ("__weakref__", "closed", "finish", "owned")
+    __slots__ = ("__weakref__", "base", "closed", "finish", "owned")
 
     def __init__(self, ref: ArrayRef, *, owned: bool = False) -> None:
+        self.base = ref
+        """The array that all these are views of."""
         self.closed = False
         self.owned = owned
         self.finish = weakref.finalize(self, _finish, ref, owned, os.getpid())
@@ -102,6 +105,11 @@ class Array:
                 f"the array in {self._ref.path!r} was closed (its views with it); open it again"
             )
         return self._ref
+
+    @property
+    def room_around(self) -> tuple[tuple[int, int], ...]:
+        """Elements of the opened array that continue this view, before and after, on each axis."""
+        return room_around(self._ref, self._handle.base)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -86,11 +86,12 @@ def read(
     halo : int, or a sequence with an int or a pair of ints for each axis of the array
         Elements shown before and after the region: ``1``, ``(0, 1, 1)`` or
         ``((0, 0), (1, 2), (1, 2))``.
-    boundary : {"clip", "nearest", "reflect", "wrap"} or a number
+    boundary : {"clip", "nearest", "reflect", "wrap", "parent"} or a number
         What the halo holds beyond the array's edges. With "clip" the kernel's view is cut at
         the edge, so its shape differs there. "nearest" repeats the edge, "reflect" mirrors
         about it without repeating it, "wrap" goes round (:func:`numpy.pad`'s modes "edge",
-        "reflect" and "wrap"); a number is used as it is.
+        "reflect" and "wrap"); a number is used as it is. "parent" is for views: the halo of
+        ``a[1:-1, 1:-1]`` holds the rows and columns of `a` around it, and nothing is copied.
     axes : sequence of int or None, optional
         The domain axis that each array axis follows; None for an axis shown whole.
         Default: NumPy's broadcasting.
@@ -116,6 +117,8 @@ def read(
     _check_array(array, "read")
     widths = _halo(halo, array)
     boundary = _boundary(boundary, array, any(a or b for a, b in widths))
+    if boundary == "parent":
+        _check_room(array, widths)
     if whole and (axes is not None or any(a or b for a, b in widths)):
         raise PlanError("read(whole=True) shows all of the array: axes= and halo= say nothing then")
     return Declaration(array, Privilege.READ, _axes(axes, array), widths, boundary, whole)
@@ -362,6 +365,18 @@ def _boundary(boundary: object, array: Array, used: bool) -> str | float | int:
     raise PlanError(
         f"boundary={boundary!r}: give one of {', '.join(BOUNDARIES)}, or a number to fill with"
     )
+
+
+def _check_room(array: Array, widths: tuple[tuple[int, int], ...]) -> None:
+    """Refuse a halo that reaches beyond the array of which this one is a view."""
+    room = array.room_around
+    for axis, (wanted, there) in enumerate(zip(widths, room, strict=True)):
+        if wanted[0] > there[0] or wanted[1] > there[1]:
+            raise PlanError(
+                f'boundary="parent" with a halo of {wanted} on axis {axis}: the array that this '
+                f"one is a view of has {there[0]} elements before it and {there[1]} after it "
+                "there; take a smaller view, as a[1:-1], or another boundary"
+            )
 
 
 def _axes(axes: Sequence[int | None] | None, array: Array) -> tuple[int | None, ...] | None:

@@ -158,13 +158,13 @@ def equal_lengths(
         # Of an argument with a footprint only the user's function knows the shape.
         if not isinstance(argument, Access) or argument.placement is Placement.MERGE:
             continue
-        clip = argument.boundary == "clip"
+        clip, parent = argument.boundary == "clip", argument.boundary == "parent"
         for axis, (of, (before, after)) in enumerate(
             zip(argument.axes, argument.halo, strict=True)
         ):
             if of is None or not split[of]:
                 key, delta = ("constant", argument.array.shape[axis]), before + after
-                groups.setdefault(key, []).append((position, axis, 0 if clip else delta))
+                groups.setdefault(key, []).append((position, axis, 0 if clip or parent else delta))
             elif not (clip and before + after):  # a clipped halo is shorter at the edges
                 groups.setdefault(("domain", of), []).append((position, axis, before + after))
     return tuple(tuple(group) for group in groups.values() if len(group) > 1)

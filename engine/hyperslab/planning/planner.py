@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from hyperslab.arrays import Array
+from hyperslab.arrays.surroundings import grown
 from hyperslab.compiler import Kernel, check_dtype
 from hyperslab.errors import KernelError, PlanError
 from hyperslab.planning import partition
@@ -260,6 +261,8 @@ def _access(name: str, declaration: Declaration, domain: tuple[int, ...]) -> Acc
         axes: tuple[int | None, ...] = (None,) * array.ndim
     else:
         axes = partition.align(array.shape, domain, declaration.axes, name)
+    if declaration.boundary == "parent":
+        array = grown(array, declaration.halo)
     return Access(
         name=name,
         array=array,
