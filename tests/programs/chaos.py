@@ -176,9 +176,18 @@ class Program:
         """Processes, scratch files, lock directories and semaphores that are still there."""
         return [
             *self.processes(),
-            *(str(path) for path in self.scratch.glob("**/*") if path != self.other),
+            *self._scratch_files(),
             *(str(path) for path in (self.locks.iterdir() if self.locks.exists() else ())),
             *semaphores(self.pid),
+        ]
+
+    def _scratch_files(self) -> list[str]:
+        # Not by glob, which stumbles over a directory that goes away meanwhile.
+        return [
+            os.path.join(directory, name)
+            for directory, directories, files in os.walk(self.scratch)
+            for name in directories + files
+            if os.path.join(directory, name) != str(self.other)
         ]
 
     def assert_nothing_left(self, seconds: float = 2.0) -> None:
