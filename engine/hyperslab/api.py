@@ -338,6 +338,17 @@ def plan(
     return chosen.plan(kernel, *arguments, over=over, region=region)
 
 
+def _renew_locks() -> None:
+    """A forked child starts with free locks: what held them was a thread of its parent's."""
+    global _default_lock
+    _default_lock = threading.Lock()
+    for engine in list(_engines.values()):
+        engine._lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_locks)
+
+
 @atexit.register
 def _close_all() -> None:
     for engine in list(_engines.values()):
@@ -346,7 +357,7 @@ def _close_all() -> None:
     if _lock_roots:
         from hyperslab_workers.locks import sweep
 
-        for root in _lock_roots:
+        for root in list(_lock_roots):
             sweep(root)
     # What is alive now stays so until the process ends; collecting what Numba leaves behind
     # costs up to 0.3 s and frees nothing that the system would not free faster.

@@ -19,7 +19,7 @@ from types import FrameType, TracebackType
 
 from hyperslab.errors import JobInterrupted
 
-__all__ = ["exit_as_interrupted_if_uncaught", "interrupts_kept", "uninterrupted"]
+__all__ = ["exit_as_interrupted_if_uncaught", "exiting", "interrupts_kept", "uninterrupted"]
 
 _armed = False
 _ends_interrupted = False
@@ -85,7 +85,7 @@ def uninterrupted(call: Callable[[], None]) -> None:
     if threading.current_thread() is not threading.main_thread():
         call()
         return
-    if _exiting():
+    if exiting():
         _with_interrupts_noted(call)
         return
     failed: list[BaseException] = []
@@ -124,7 +124,7 @@ def uninterrupted(call: Callable[[], None]) -> None:
         raise failed[0]
 
 
-def _exiting() -> bool:
+def exiting() -> bool:
     """Whether Python has begun to end; ``sys.is_finalizing()`` is not yet true in exit handlers.
 
     First it runs what was registered with :mod:`threading`, then it takes its main thread for
@@ -153,7 +153,7 @@ def _with_interrupts_noted(call: Callable[[], None]) -> None:
     finally:
         signal.signal(signal.SIGINT, handler)
         for frame in noted:
-            if handler is signal.default_int_handler and _exiting():
+            if handler is signal.default_int_handler and exiting():
                 _ends_interrupted = True
             else:
                 handler(signal.SIGINT, frame)

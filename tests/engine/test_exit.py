@@ -114,10 +114,6 @@ def test_ctrl_c_at_any_moment_of_the_exit_leaves_nothing(start, delay):
 
 # --- Jobs that outlast main, or begin after it ----------------------------------------------
 
-outlasting = pytest.mark.xfail(
-    reason="the running room does not yet know that Python ends: see the pools", run=True
-)
-
 
 def refused(err: str) -> bool:
     """Whether the only words are those of one error of ours."""
@@ -132,7 +128,6 @@ def test_a_job_without_workers_needs_no_main(start, how):
     program.assert_nothing_left()
 
 
-@outlasting
 def test_a_job_in_a_thread_is_waited_for(start):
     program = start("thread")
     assert program.end() == (0, "finished\n", "")
@@ -152,14 +147,12 @@ def test_nothing_is_left_of_a_job_in_a_daemon_thread(start):
     program.assert_nothing_left()
 
 
-@outlasting
 def test_a_job_in_a_daemon_thread_ends_with_one_error_or_in_silence(start):
     program = start("daemon_thread")
     _, _, err = program.end()
     assert err == "" or refused(err), err
 
 
-@outlasting
 @pytest.mark.parametrize(
     "how", ["thread_after_main", "exit_handler", "exit_handler_with_the_first_job"]
 )
@@ -181,8 +174,6 @@ def test_a_child_of_multiprocessing_leaves_nothing(start, method):
     program.assert_nothing_left()
 
 
-# Not run: it waits for ever.
-@pytest.mark.xfail(reason="nobody closes the engine before the child waits for it", run=False)
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_a_child_of_multiprocessing_may_leave_its_engine_open(start, method):
     program = start("child", method, "open")

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyperslab.errors import HyperslabError
-from hyperslab.interruption import uninterrupted
+from hyperslab.interruption import exiting, uninterrupted
 from hyperslab.pools.channel import ResidentChannel
 from hyperslab.pools.death import Death, death_of_exit
 from hyperslab.pools.protocol import Capabilities, Line
@@ -117,6 +117,11 @@ class ResidentPool:
             self.check_open()
             if self.staff:
                 return
+            if exiting():
+                raise HyperslabError(
+                    "Python is about to end and no worker can be started any more: run the job "
+                    "before, or with executor='serial'"
+                )
             os.mkdir(self.directory, 0o700)
             self.board = Board.create(board_path(self.directory), self.workers, _CHANNELS)
             staff = []
@@ -305,7 +310,7 @@ class ResidentPool:
         if self.lock_roots:
             from hyperslab_workers.locks import sweep
 
-            for root in self.lock_roots:
+            for root in list(self.lock_roots):
                 sweep(root)
 
 

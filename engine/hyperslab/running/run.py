@@ -171,7 +171,8 @@ class _Run:
             error.regions = standing.spans()
         said = isinstance(error, WorkerLost | JobInterrupted)
         if not said and (not self._plan.repeatable or standing.totals in ("in doubt", "done")):
-            error.args = (f"{error}\n  {standing.words()}",)
+            text = str(error)
+            error.args = (text + ("\n  " if "\n" in text else "; ") + standing.words(),)
         return error
 
     def _send(self) -> None:
