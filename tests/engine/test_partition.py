@@ -285,7 +285,9 @@ def test_leaves_are_geometry_and_cost_more_than_their_merge():
     assert leaf((10**6,), (1000,)) == 65  # 256 KiB of 4 kB
     assert leaf((10**10,), (8 * 2**20,)) == 1
     assert leaf((10**10,), (2**18,)) == 32
-    assert leaf((10**10,), (2**18,), private=2**26) == 256
+    # As much as pays for 64 MiB to be merged, but sixteen of them at least.
+    assert leaf((10**10,), (2**18,), private=2**26) == 10**10 * 4 // 16 // 2**20
+    assert leaf((10**10,), (2**18,), private=2**20) == 64
     assert leaf((10**10,), (2**18,), private=0) == 1
     assert leaf((0,), (1,)) == 1
 

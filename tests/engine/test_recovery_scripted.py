@@ -53,6 +53,30 @@ def mix(*arguments: np.ndarray) -> None:
             a += 2 * np.arange(a.size).reshape(a.shape) + np.sum(a) + seen + number
 
 
+class Compute:
+    """The kernel, as a step of whatever script is in force: it may die half-way as well."""
+
+    script: Script | None = None
+
+    def __call__(self, *arguments: np.ndarray) -> None:
+        if self.script is None:
+            mix(*arguments)
+        else:
+            self.script.step(lambda: mix(*arguments), lambda: self._half(arguments))
+
+    @staticmethod
+    def _half(arguments: tuple[np.ndarray, ...]) -> None:
+        for a in arguments:
+            if a.flags.writeable:
+                a[: len(a) // 2 + 1] = -77
+
+    def frame(self, arguments: tuple[np.ndarray, ...]) -> None:
+        """Every region goes the general way."""
+
+
+compute = Compute()
+
+
 @pytest.fixture(autouse=True)
 def python_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = SimpleNamespace(digest="0", payload=b"")
@@ -60,7 +84,7 @@ def python_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "hyperslab.running.prepare.publish", lambda c, d: KernelRef("nowhere", "0", "mix")
     )
-    monkeypatch.setattr("hyperslab_workers.execute.load", lambda ref: mix)
+    monkeypatch.setattr("hyperslab_workers.execute.load", lambda ref: compute)
 
 
 @pytest.fixture
@@ -97,10 +121,13 @@ class Scene:
         places = self._directory / f"pool-{next(_numbers)}"
         places.mkdir()
         pool = ScriptedPool(places, script)
+        compute.script = script
         try:
             drive(self.plan, prepare(self.plan, pool, places), pool, _SILENT, 0.0)
         except hs.WorkerLost as error:
             return script, error
+        finally:
+            compute.script = None
         return script, None
 
 
@@ -195,9 +222,18 @@ def _linked(path: str) -> str:
 REPAIRED = {"write", "private", "write and private", "halo"}
 
 
-@pytest.mark.parametrize("name", SINGLE)
-def test_a_death_at_every_step(engine, tmp_path, name):
+STORED = ["write", "write and private", "halo"]
+
+
+@pytest.mark.parametrize(
+    ("name", "stored"), [(n, False) for n in SINGLE] + [(n, True) for n in STORED]
+)
+def test_a_death_at_every_step(engine, tmp_path, monkeypatch, name, stored):
     scene = Scene(engine, tmp_path, SINGLE[name])
+    assert any(scene.plan.through_map) == (name in STORED)
+    if stored:
+        # The kernel stores into the file itself, and may die in the middle of that.
+        monkeypatch.setattr("hyperslab.running.run.may_store_through_map", lambda plan, runs: True)
     count = check_every_death(scene)
     assert scene.plan.repeatable == (name in REPAIRED)
     assert count["repaired"] > 0
@@ -295,6 +331,7 @@ def _both(scenes: list[Scene], directory: Path, *deaths: int):
     places.mkdir()
     script = Script(*deaths)
     pool = ScriptedPool(places, script)
+    compute.script = script
     errors: list[hs.HyperslabError | None] = [None, None]
 
     def run(number: int) -> None:
@@ -312,4 +349,5 @@ def _both(scenes: list[Scene], directory: Path, *deaths: int):
     for thread in threads:
         thread.join(60)
         assert not thread.is_alive()
+    compute.script = None
     return script, errors

@@ -44,6 +44,13 @@ target: a task is made of whole leaves, so this is how many workers can share th
 LEAF_TARGET = 32 * 2**20
 """Bytes a leaf."""
 
+WORTH_MERGING = 64
+"""How many times as much a leaf should read as it leaves to be merged: a merge reads two
+contributions and writes a third."""
+
+FEWEST_LEAVES = 16
+"""Leaves below which contributions are not made fewer for that."""
+
 SMALL_PARTS = 16
 """Regions that a job gets at least, where they would not be smaller than a MiB: nobody knows how
 much a kernel computes for each byte, and a job of few bytes can be a long one."""
@@ -265,9 +272,11 @@ def choose_leaf(
     leaf = -(-count // LEAVES)
     touched = region_cost(accesses, grid.region).touched
     if touched:
-        # Merging a partial should cost little beside computing it.
-        most = max(LEAF_TARGET, 4 * private)
-        least = max(SMALLEST_TASK, 4 * private)
+        # Merging a contribution should cost little beside computing it, but leaves should be
+        # enough for a machine with many processors.
+        worth = min(WORTH_MERGING * private, count * touched // FEWEST_LEAVES)
+        least = max(SMALLEST_TASK, 4 * private, worth)
+        most = max(LEAF_TARGET, least)
         leaf = max(min(leaf, most // touched), least // touched, 1)
     return min(leaf, _most_regions(footprints), count)
 
