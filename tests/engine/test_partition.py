@@ -16,6 +16,7 @@ from hyperslab.errors import PlanError
 from hyperslab.planning.partition import (
     BUFFERED_TARGET,
     LEAF_TARGET,
+    WORTH_MERGING,
     TASK_TARGET,
     TOUCHED_TARGET,
     align,
@@ -262,7 +263,7 @@ def test_tasks_are_whole_leaves_within_the_grid_and_their_boxes_within_a_message
     assert batch % leaf == 0
     assert batch == 1 or batch * footprints <= 16
     touched = region_cost(accesses, grid.region).touched
-    assert leaf == 1 or leaf * touched <= max(LEAF_TARGET, 4 * private)
+    assert leaf == 1 or leaf * touched <= max(LEAF_TARGET, WORTH_MERGING * private)
     assert batch == leaf or batch * touched <= TASK_TARGET
 
 

@@ -362,7 +362,10 @@ def test_a_foreign_pool_that_breaks_is_a_lost_worker(tmp_path, values, name):
         os.kill(running(tmp_path)[0][0], signal.SIGKILL)
         with pytest.raises(hs.WorkerLost, match="cannot be restarted from here") as caught:
             job.result(timeout=30)
-        assert [(span.state, span.stop) for span in caught.value.regions] == [("untouched", ROWS)]
+        # The pages of its result are in memory: both kernels were to store into the file itself.
+        states = [span.state for span in caught.value.regions]
+        assert states.count("in doubt") == 2 and "done" not in states
+        assert "it can be run again" in str(caught.value)
     executor.shutdown()
     # Reaps the killed worker, which its executor leaves as a zombie.
     multiprocessing.active_children()

@@ -62,8 +62,8 @@ def test_has_halo_says_whether_more_than_the_region_is_seen(case):
     assert a.has_halo == bool(np.any(a.halo))
 
 
-def test_boundaries_are_the_four_with_a_name():
-    assert BOUNDARIES == ("clip", "nearest", "reflect", "wrap")
+def test_boundaries_are_the_five_with_a_name():
+    assert BOUNDARIES == ("clip", "nearest", "reflect", "wrap", "parent")
 
 
 @pytest.mark.parametrize("shape", [(7,), (10**9, 10**6), (5000,) * 4])

@@ -179,6 +179,9 @@ class ResidentPool:
 
     def check_open(self) -> None:
         """Refuse work where the engine was closed."""
+        if self.closed and exiting() and threading.current_thread().daemon:
+            # Nobody will hear of it: an error would be half printed when Python ends.
+            threading.Event().wait()
         if self.closed:
             raise HyperslabError(
                 "the engine was closed while a job ran on it: close it when its jobs are over"
