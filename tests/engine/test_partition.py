@@ -16,9 +16,9 @@ from hyperslab.errors import PlanError
 from hyperslab.planning.partition import (
     BUFFERED_TARGET,
     LEAF_TARGET,
-    WORTH_MERGING,
     TASK_TARGET,
     TOUCHED_TARGET,
+    WORTH_MERGING,
     align,
     checked_region,
     choose_batch,
