@@ -77,7 +77,7 @@ class ResidentChannel:
             self._team = staff
         self.capacity = self.workers * _DEPTH
         for worker in staff:
-            self._watch(worker)
+            self.watch(worker)
 
     @property
     def is_awaited(self) -> bool:
@@ -90,7 +90,8 @@ class ResidentChannel:
             and (owner is not threading.main_thread())
         )
 
-    def _watch(self, worker: Worker) -> None:
+    def watch(self, worker: Worker) -> None:
+        """Be woken when that worker dies. Under the pool's lock."""
         if worker.pidfd not in self._watched:
             self._poll.register(worker.pidfd, select.EPOLLIN)
             self._watched.add(worker.pidfd)
@@ -212,8 +213,6 @@ class ResidentChannel:
         ready = self._poll.poll(timeout)
         if any(fd != self._answers for fd, _ in ready):
             self._pool.reap()
-            for worker in self._pool.staff:
-                self._watch(worker)
         events: list[Event] = []
         # Answers first: a worker that died may have answered before.
         try:

@@ -230,6 +230,10 @@ class ResidentPool:
                 self._dismiss(worker)
                 self.board.rows[worker.number].clear()
                 self._spawn(worker)
+                # Everybody's, for only one of all who wait comes here: a run that did not see
+                # this death must see the next one.
+                for channel in self._channels:
+                    channel.watch(worker)
             if dead:
                 self.sweep_locks()
 
