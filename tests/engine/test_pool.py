@@ -363,7 +363,11 @@ def test_a_foreign_pool_that_breaks_is_a_lost_worker(tmp_path, values, name):
         os.kill(running(tmp_path)[0][0], signal.SIGKILL)
         with pytest.raises(hs.WorkerLost, match="cannot be restarted from here") as caught:
             job.result(timeout=30)
-        assert [(span.state, span.stop) for span in caught.value.regions] == [("untouched", ROWS)]
+        # Where results are stored through the map, what the two were at may be changed in part.
+        doubtful = [span for span in caught.value.regions if span.state == "in doubt"]
+        assert sum(span.stop - span.start for span in doubtful) in (0, 2)
+        assert {span.state for span in caught.value.regions} <= {"untouched", "in doubt"}
+        assert not np.asarray(out).any()
     executor.shutdown()
     # Reaps the killed worker, which its executor leaves as a zombie.
     multiprocessing.active_children()
