@@ -128,10 +128,11 @@ def test_a_job_that_ends_badly_costs_its_neighbour_nothing(tmp_path, values, how
     # The neighbour updates in place, so anything that was done twice would show.
     out = hs.from_array(np.zeros((ROWS, COLUMNS)), scratch=tmp_path)
     slow, busy = gate_of(tmp_path, 3_000_000), gate_of(tmp_path, LONG)
-    flags = np.zeros((3, 8))
-    flags[2] = -1.0 if how == "fails" else 0.0
+    # Of three workers the guilty one can occupy two.
+    flags = np.zeros((2, 8))
+    flags[1] = -1.0 if how == "fails" else 0.0
     numbered = hs.from_array(flags, scratch=tmp_path)
-    wrong = hs.from_array(np.zeros((3, 8)), scratch=tmp_path)
+    wrong = hs.from_array(np.zeros((2, 8)), scratch=tmp_path)
 
     def neighbour():
         gate = hs.read(slow, whole=True)
@@ -152,7 +153,7 @@ def test_a_job_that_ends_badly_costs_its_neighbour_nothing(tmp_path, values, how
         channels = engine._pool._channels
         wait_until(lambda: len(channels) == 2 and channels[1]._sent, "the other begins")
         if how == "fails":
-            # Its third region raises while the others compute on.
+            # Its second region raises while the first computes on.
             with pytest.raises(hs.KernelError, match="not this one"):
                 first.result(timeout=60)
         else:
@@ -362,10 +363,11 @@ def test_a_foreign_pool_that_breaks_is_a_lost_worker(tmp_path, values, name):
         os.kill(running(tmp_path)[0][0], signal.SIGKILL)
         with pytest.raises(hs.WorkerLost, match="cannot be restarted from here") as caught:
             job.result(timeout=30)
-        # The pages of its result are in memory: both kernels were to store into the file itself.
-        states = [span.state for span in caught.value.regions]
-        assert states.count("in doubt") == 2 and "done" not in states
-        assert "it can be run again" in str(caught.value)
+        # Where results are stored through the map, what the two were at may be changed in part.
+        doubtful = [span for span in caught.value.regions if span.state == "in doubt"]
+        assert sum(span.stop - span.start for span in doubtful) in (0, 2)
+        assert {span.state for span in caught.value.regions} <= {"untouched", "in doubt"}
+        assert not np.asarray(out).any()
     executor.shutdown()
     # Reaps the killed worker, which its executor leaves as a zombie.
     multiprocessing.active_children()

@@ -14,12 +14,11 @@ import numpy as np
 import psutil
 import pytest
 from chaos import boards, running, wait_until, workers_of
+from killer import leave
 
 import hyperslab as hs
 from hyperslab_workers import startup
 from hyperslab_workers.board import WRITING
-from hyperslab_workers.resident import ASIDE, TOKEN, aside_path
-from hyperslab_workers.task import write_aside
 
 ROWS, COLUMNS = 64, 32768
 LONG = 2_000_000_000
@@ -275,20 +274,6 @@ def test_a_region_that_kills_its_worker_twice_is_given_up(bench):
     report = bench.engine.run(crash_at, values, hs.write(out), -1.0, 0, region=(1, None))
     assert report.retries == 0
     np.testing.assert_array_equal(np.asarray(out), np.asarray(values))
-
-
-class Leave:
-    """Ends the process that unpickles it."""
-
-    def __reduce__(self):
-        return os._exit, (3,)
-
-
-def leave(engine: hs.Engine) -> None:
-    """Have a worker leave by itself when it comes to it."""
-    pool, ticket = engine._pool, 2**40
-    write_aside(Leave(), aside_path(pool.directory, ticket, "task"))
-    os.write(pool.staff[0].pipe, TOKEN.pack(ticket, 0, 0, 0, 0, 0, -1, -1, 0, ASIDE))
 
 
 DEATHS = [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM, "exit"]

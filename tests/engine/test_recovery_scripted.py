@@ -21,7 +21,11 @@ from hyperslab.planning.plan import Plan
 from hyperslab.running.prepare import prepare
 from hyperslab.running.progress import make_progress
 from hyperslab.running.run import drive
+from hyperslab_workers import mapping
+from hyperslab_workers.board import Board
+from hyperslab_workers.execute import execute
 from hyperslab_workers.kernel import KernelRef
+from hyperslab_workers.task import Task
 
 ROWS, COLUMNS = 6, 4
 START = np.arange(1.0, ROWS * COLUMNS + 1).reshape(ROWS, COLUMNS)
@@ -351,3 +355,21 @@ def _both(scenes: list[Scene], directory: Path, *deaths: int):
         assert not thread.is_alive()
     compute.script = None
     return script, errors
+
+
+def test_what_was_written_when_the_run_was_called_off_is_done_and_not_in_doubt(
+    engine, tmp_path, monkeypatch
+):
+    scene = Scene(engine, tmp_path, lambda s: (hs.update(s.a),))
+    path = prepare(scene.plan, ScriptedPool(tmp_path, Script()), tmp_path).line.path
+    board, write = Board.create(str(tmp_path / "board"), 1), mapping.write_back
+
+    def write_and_call_off(*arguments) -> None:
+        write(*arguments)
+        board.cells[0].call_off()
+
+    monkeypatch.setattr("hyperslab_workers.bindings.mapping.write_back", write_and_call_off)
+    failure = execute(Task(path, 0, 0, ROWS), board.path, 0, 1).failure
+    assert failure is not None
+    assert (failure.kind, failure.reached, failure.torn) == ("called off", 1, False)
+    assert (np.asarray(scene.a)[1:] == START[1:]).all()

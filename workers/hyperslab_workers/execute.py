@@ -155,10 +155,11 @@ class _Performer:
             if self._fold is not None:
                 self._fold.begin(task.slot, -(-(stop - task.start) // leaf))
             for index in range(task.start, stop):
+                # First of all: a run that is called off now has all of the region before.
+                row.at(index, index - task.start)
                 if cell.called_off:
                     raise _CalledOff
                 self.current = index
-                row.at(index, index - task.start)
                 if stepper is None or not stepper.region(index, self._begin_writing):
                     self._region(index)
                 if self._fold is not None and ((index + 1) % leaf == 0 or index + 1 == stop):

@@ -77,7 +77,7 @@ class ResidentChannel:
             self._team = staff
         self.capacity = self.workers * _DEPTH
         for worker in staff:
-            self._watch(worker)
+            self.watch(worker)
 
     @property
     def is_awaited(self) -> bool:
@@ -90,8 +90,9 @@ class ResidentChannel:
             and (owner is not threading.main_thread())
         )
 
-    def _watch(self, worker: Worker) -> None:
-        if worker.pidfd not in self._watched:
+    def watch(self, worker: Worker) -> None:
+        """Be woken when that worker dies. Under the pool's lock."""
+        if worker.pidfd >= 0 and worker.pidfd not in self._watched:
             self._poll.register(worker.pidfd, select.EPOLLIN)
             self._watched.add(worker.pidfd)
 
@@ -206,14 +207,14 @@ class ResidentChannel:
             self._balance()
         events = self._collect(timeout)
         self._pool.check_open()
+        if not events:  # What is told must not be lost.
+            self._pool.check_staff()
         return events
 
     def _collect(self, timeout: float) -> list[Event]:
         ready = self._poll.poll(timeout)
-        if any(fd != self._answers for fd, _ in ready):
+        if self._pool.refused is not None or any(fd != self._answers for fd, _ in ready):
             self._pool.reap()
-            for worker in self._pool.staff:
-                self._watch(worker)
         events: list[Event] = []
         # Answers first: a worker that died may have answered before.
         try:
@@ -328,7 +329,7 @@ class ResidentChannel:
         pool = self._pool
         with pool.lock:
             mine = [ticket for ticket, (_, of) in self._sent.items() if of is worker]
-            if pool.closed or not mine:
+            if pool.closed or not mine or worker.pidfd < 0:
                 return
             _stop(worker)
             try:

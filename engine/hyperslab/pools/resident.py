@@ -96,6 +96,8 @@ class ResidentPool:
         self.lock = threading.RLock()
         self.tickets = itertools.count(1)
         self.closed = False
+        self.refused: Exception | None = None
+        """Why a worker could not be started: it is tried again whenever one is needed."""
         self.staff: list[Worker] = []
         self.hungry: set[ResidentChannel] = set()
         """Channels that wait until others have fewer tasks under way."""
@@ -130,11 +132,28 @@ class ResidentPool:
                 os.mkfifo(path, 0o600)
                 pipe = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
                 staff.append(Worker(number, pipe))
-            for worker in staff:
-                self._spawn(worker)
             self.staff = staff
             _open.add(self)
             before_child_ends(_end_all, processes=True)
+            self._fill()
+
+    def _fill(self) -> None:
+        """Start a worker wherever there is none; where it cannot be, say so to who needs it."""
+        self.refused = None
+        for worker in self.staff:
+            if worker.pidfd >= 0:
+                continue
+            try:
+                self._spawn(worker)
+            except Exception as error:
+                self.refused = error
+                if worker.pidfd >= 0:
+                    self._dismiss(worker)
+                continue
+            # Everybody's, for only one of all who wait comes here: a run that did not see the
+            # death of the one before must see the next one.
+            for channel in self._channels:
+                channel.watch(worker)
 
     def _spawn(self, worker: Worker) -> None:
         import loky
@@ -147,6 +166,7 @@ class ResidentPool:
         # Workers are born with these blocked: before start_worker() has run, a Ctrl-C that
         # reaches one would end it.
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, startup.BLOCKED)
+        executor = None
         try:
             executor = loky.ProcessPoolExecutor(
                 1,
@@ -157,13 +177,17 @@ class ResidentPool:
             )
             # The submit starts the process, from this thread.
             future = executor.submit(reside, self.directory, worker.number)
+            ((worker.pid, worker.process),) = executor._processes.items()
+            pidfd, own = os.pidfd_open(worker.pid), os.pidfd_open(worker.pid)
+        except BaseException:
+            # A limit may be reached when the process is there and its threads here are not.
+            for process in list(executor._processes.values()) if executor is not None else ():
+                process.kill()
+            raise
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        ((worker.pid, worker.process),) = executor._processes.items()
-        worker.pidfd = os.pidfd_open(worker.pid)
-        worker.executor = executor
 
-        def ended(future: Any, pidfd: int = os.dup(worker.pidfd)) -> None:
+        def ended(future: Any, pidfd: int = own) -> None:
             # A worker that left its loop by an exception would sit there, and be waited for.
             error = future.exception()
             with contextlib.suppress(ProcessLookupError):
@@ -173,9 +197,19 @@ class ResidentPool:
             os.close(pidfd)
 
         future.add_done_callback(ended)
+        worker.pidfd, worker.executor = pidfd, executor
         # At the interpreter's end such calls are made in reverse. loky registers one with every
         # executor, which waits for its workers: this one has to come before it.
         threading._register_atexit(_end_all)  # type: ignore[attr-defined]
+
+    def check_staff(self) -> None:
+        """Refuse to wait for a worker that cannot be started."""
+        if (error := self.refused) is not None:
+            raise HyperslabError(
+                f"a worker process could not be started ({type(error).__name__}: {error}): most "
+                "often a limit on processes, open files or memory (ulimit -a); the next job tries "
+                "again, and executor='serial' does without"
+            ) from error
 
     def check_open(self) -> None:
         """Refuse work where the engine was closed."""
@@ -190,8 +224,11 @@ class ResidentPool:
     def open(self, line: Line) -> ResidentChannel:
         """A line for one run."""
         self.start()
+        if self.refused is not None:
+            self.reap()
         with self.lock:
             self.check_open()
+            self.check_staff()
             if self._idle:
                 channel = self._idle.pop()
             else:
@@ -226,7 +263,7 @@ class ResidentPool:
         with self.lock:
             if self.closed:
                 return
-            dead = [worker for worker in self.staff if _has_ended(worker.pidfd)]
+            dead = [w for w in self.staff if w.pidfd >= 0 and _has_ended(w.pidfd)]
             for worker in dead:
                 death = self._death(worker)
                 mark = self.board.rows[worker.number].mark()
@@ -237,7 +274,7 @@ class ResidentPool:
                 worker.sent.clear()
                 self._dismiss(worker)
                 self.board.rows[worker.number].clear()
-                self._spawn(worker)
+            self._fill()
             if dead:
                 self.sweep_locks()
 
@@ -279,8 +316,9 @@ class ResidentPool:
                 return
             self.closed = True
             _open.discard(self)
-            executors = [*(old for old, _ in self._old), *(w.executor for w in self.staff)]
-            for worker in self.staff:
+            staff = [worker for worker in self.staff if worker.pidfd >= 0]
+            executors = [*(old for old, _ in self._old), *(w.executor for w in staff)]
+            for worker in staff:
                 with contextlib.suppress(ProcessLookupError):
                     signal.pidfd_send_signal(worker.pidfd, signal.SIGKILL)
             for executor in executors:
@@ -291,11 +329,12 @@ class ResidentPool:
             # zombies, each with its semaphore, until the program ends.
             multiprocessing.active_children()
             for worker in self.staff:
-                os.close(worker.pidfd)
+                if worker.pidfd >= 0:
+                    os.close(worker.pidfd)
                 os.close(worker.pipe)
                 worker.executor = worker.process = None
             # With the executors go their semaphores.
-            self.staff, self._old, executors = [], [], []
+            self.staff, self._old, executors, staff = [], [], [], []
             for channel in self._channels:
                 channel.wake()
             for channel in self._idle:

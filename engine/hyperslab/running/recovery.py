@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hyperslab.planning.plan import Plan
-from hyperslab_workers.board import FINISHED, RUNNING, TORN, WRITING, Mark
+from hyperslab_workers.board import FAILED, FINISHED, RUNNING, TORN, WRITING, Mark
 from hyperslab_workers.task import Task
 
 __all__ = ["Verdict", "verdict"]
@@ -50,7 +50,9 @@ def verdict(task: Task, mark: Mark | None, plan: Plan) -> Verdict:
     if mark.state == FINISHED:
         return Verdict((start, task.stop), None)
     region = mark.region
-    torn = mark.state in (WRITING, TORN) or (task.through_map and mark.state == RUNNING)
+    # Through the map the kernel itself changes the file, also one that has just raised.
+    stored = task.through_map and mark.state in (RUNNING, FAILED)
+    torn = stored or mark.state in (WRITING, TORN)
     half = (region, region + 1) if torn else (0, 0)
     if plan.repeatable:
         return Verdict((start, region), start if plan.bytes_accumulated else region, half)

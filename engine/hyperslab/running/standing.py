@@ -43,7 +43,17 @@ class Standing:
         spans[first:last] = [(start, stop)]
 
     def in_doubt(self, start: int, stop: int) -> None:
-        """Regions ``[start, stop)`` may be changed in part, until they are done."""
+        """Regions ``[start, stop)`` may be changed in part, until they are done.
+
+        They may have been done already: what accumulates is repeated from the task's start.
+        """
+        if start >= stop:
+            return
+        kept: list[tuple[int, int]] = []
+        for first, last in self._done:
+            parts = ((first, min(last, start)), (max(first, stop), last))
+            kept += [part for part in parts if part[0] < part[1]]
+        self._done = kept
         self._doubtful.update(range(start, stop))
 
     @property
