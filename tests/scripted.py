@@ -61,9 +61,13 @@ class Script:
     @contextmanager
     def in_force(self) -> Iterator[None]:
         """Have writes to files count as steps, and be cut in half."""
-        write = mapping.write_back
+        write, worker = mapping.write_back, threading.get_ident()
 
         def write_back(ref, box, values) -> None:
+            if threading.get_ident() != worker:
+                write(ref, box, values)  # A coordinator's, at the end of another run.
+                return
+
             def half() -> None:
                 torn = np.array(mapping.view(ref, box))
                 flat = torn.reshape(-1)
