@@ -111,12 +111,13 @@ class _ArrayBinding(Binding):
         self._order = order
         self._arena = arena
         self._number = number
-        self._whole = _NOTHING
+        self._whole = self._values = _NOTHING
         self.exclusive = access.privilege is not Privilege.READ
         self.guards_region = access.guarded
 
     def end_task(self) -> None:
-        self._whole = _NOTHING
+        # Of the buffer, too: as long as it is seen, the arena cannot give it back.
+        self._whole = self._values = _NOTHING
 
     def locate(self, region: Box, footprint: Box | None) -> None:
         self.box = self.access.box(region)
