@@ -1,8 +1,9 @@
 """A map, a reduction and a stencil over a file that is larger than the control group.
 
-    python small_group.py DIRECTORY ROWS RELEASE [GROUP]
+    python small_group.py DIRECTORY RELEASE GROUP
 
-Enters the group, if one is given, and prints one line of JSON: seconds and a digest for each job.
+Enters the group, unless that is "-", and prints one line of JSON: seconds and a digest for each
+job. RELEASE is "auto", "1" or "0".
 """
 
 from __future__ import annotations
@@ -13,8 +14,6 @@ import os
 import sys
 import time
 from pathlib import Path
-
-import numpy as np
 
 import hyperslab as hs
 
@@ -56,32 +55,36 @@ def _digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _main(directory: Path, rows: int, release: str, group: str | None) -> None:
-    if group is not None:
+def _main(directory: Path, release: str, group: str) -> None:
+    if group != "-":
         (Path(group) / "cgroup.procs").write_text(str(os.getpid()))
+    os.environ["HYPERSLAB_RELEASE"] = release
     a = hs.open(directory / "a.npy")
     found: dict[str, object] = {}
-    wanted: dict[str, object] = {} if release == "none" else {
-        "release": {"auto": "auto", "on": True, "off": False}[release]
-    }
-    with hs.Engine(workers=2, progress=False, scratch=directory, **wanted) as engine:
+    with hs.Engine(workers=2, progress=False, scratch=directory) as engine:
         for name in ("map", "reduction", "stencil"):
             path = directory / f"{name}.npy"
             started = time.monotonic()
             shape = (COLUMNS,) if name == "reduction" else a.shape
             out = hs.create(path, shape, "f8", overwrite=True)
             if name == "map":
-                engine.run(scale, a, hs.write(out))
+                plan = engine.plan(scale, a, hs.write(out))
             elif name == "reduction":
-                engine.run(add_rows, a, hs.accumulate(out))
+                plan = engine.plan(add_rows, a, hs.accumulate(out))
             else:
-                engine.run(laplacian, hs.read(a, halo=1, boundary="nearest"), hs.write(out))
+                halo = hs.read(a, halo=1, boundary="nearest")
+                plan = engine.plan(laplacian, halo, hs.write(out))
+            plan.run()
             seconds = time.monotonic() - started
-            found[name] = {"seconds": round(seconds, 2), "digest": _digest(path)}
+            found[name] = {
+                "seconds": round(seconds, 2),
+                "released": plan.release,
+                "digest": _digest(path),
+            }
             out.close()
             path.unlink()
     print(json.dumps(found))
 
 
 if __name__ == "__main__":
-    _main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], *(sys.argv[4:5] or [None]))
+    _main(Path(sys.argv[1]), *sys.argv[2:])

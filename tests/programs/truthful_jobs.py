@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from held_memory import watched
 
 import hyperslab as hs
@@ -192,9 +191,7 @@ def _turned(engine: hs.Engine, at: Path, unit: int) -> list[hs.Plan]:
         hs.create(at / f"{name}.npy", (8, unit // 8 // 64, 64), "f8", sparse=True) for name in "ab"
     )
     turned = out.transpose(0, 2, 1)[:, ::-1]
-    return [
-        engine.plan(scale_cube, a.transpose(0, 2, 1), hs.write(turned), region=(1, None, None))
-    ]
+    return [engine.plan(scale_cube, a.transpose(0, 2, 1), hs.write(turned), region=(1, None, None))]
 
 
 def _several(engine: hs.Engine, at: Path, unit: int) -> list[hs.Plan]:

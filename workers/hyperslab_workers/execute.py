@@ -260,9 +260,9 @@ def _performer(path: str) -> _Performer:
     """What this thread keeps of a program; their files have names that are never reused."""
     performer = _kept("programs", _KEPT_PROGRAMS, path, lambda: _Performer(path))
     if getattr(_thread, "last", None) is not performer:
-        # What other programs needed is in no budget of this one. Nor would it be if it were less
-        # than this one needs: that comes on top.
-        _arena().keep(KEPT_IDLE)
+        # What other programs needed is in no budget of this one, for which its own memory comes on
+        # top: no more of it stays than an idle worker may hold.
+        _arena().keep(min(performer.program.memory, KEPT_IDLE))
         _thread.last = performer
     return performer
 

@@ -34,7 +34,7 @@ def releases(wanted: Release, accesses: Sequence[Access], root: Path = Path("/")
     limit = group_limit(root)
     if limit is None:
         return False
-    sizes = {}
+    sizes: dict[tuple[int, int], int] = {}
     for access in accesses:
         first, last = access.array.extent()
         # Views of one file may be neighbours, but take no more than the file.

@@ -52,7 +52,7 @@ __all__ = [
 _LONG_RUN = 16 * 1024
 """Bytes from which a run is worth a system call of its own rather than stores into the map."""
 
-_COPIED = 2**20
+_COPIED = 256 * 2**10
 """Bytes that are copied at a time where values have to be brought into another order."""
 
 _MANY_BLOCKS = 512
@@ -165,7 +165,7 @@ def write_back(ref: ArrayRef, box: Box, values: np.ndarray) -> None:
         The part written, within the array's bounds.
     values : numpy.ndarray
         Of the box's shape, not overlapping that part of the file. Memory that lies in the
-        file's order is written as it is; any other is copied once, in parts of a MiB. Another
+        file's order is written as it is; any other is copied once, in small parts. Another
         dtype is cast as NumPy's assignment casts.
 
     Raises
