@@ -98,8 +98,9 @@ def _main(root: int, directory: str) -> None:
         over = bool(select.select([sys.stdin], [], [], _PERIOD)[0])
         this = now()
         # Looking takes a while, in which one process may give back what another takes: what
-        # counts is held by each of them before and after.
-        most = max(most, sum(min(size, last.get(who, 0)) for who, size in this.items()))
+        # counts is what each held before and after the first was looked at.
+        others = sum(min(size, last.get(who, 0)) for who, size in this.items() if who != root)
+        most = max(most, this[root] + others)
         last = this
     print(most - first, flush=True)
 

@@ -4,11 +4,11 @@ Pages that no process maps are the first that the system drops, at no cost; thos
 be written first it can only wait for. A control group of version 1 does not slow writers down
 before it is full of such pages, so their writing is begun here.
 
-Measured on a map, a reduction and a stencil over 512 MB in a group of 160 MB: 7.8, 2.8 and 5.9 s
-with nothing let go, 5.5, 1.7 and 5.4 s with maps dropped, 3.8, 1.6 and 3.5 s with writing begun
-as well. Rejected: having the system forget the pages (POSIX_FADV_DONTNEED), which was no faster
-and takes them from everybody else who reads the file; waiting until they are written, which was
-slower.
+Measured on a map, a reduction and a stencil over 512 MB in a group of 160 MB, medians of three
+runs on a busy machine: 3.5, 1.4 and 2.9 s, and 4.4, 1.6 and 3.4 s with nothing let go; at most 6
+MB waited to be written, and 16. In one run each, having the system forget the pages
+(POSIX_FADV_DONTNEED) and waiting until they are written were no faster. The first would also take
+them from everybody else who reads the file.
 """
 
 from __future__ import annotations
