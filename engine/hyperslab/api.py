@@ -24,7 +24,7 @@ from hyperslab.running.progress import make_progress
 from hyperslab.running.report import Report
 from hyperslab.running.run import drive, interrupted
 from hyperslab.session import session_directory
-from hyperslab.settings import Progress, Settings
+from hyperslab.settings import Progress, Release, Settings
 
 __all__ = ["Engine", "default_engine", "plan", "run"]
 
@@ -56,6 +56,11 @@ class Engine:
     progress : bool or "auto", optional
         Whether jobs show their progress; default ``HYPERSLAB_PROGRESS``, else "auto": jobs of
         more than half a second do.
+    release : bool or "auto", optional
+        Whether workers let go of a region's file pages when they are done with it, so that a job
+        gets along with little page cache; default ``HYPERSLAB_RELEASE``, else "auto": where the
+        control group's memory (cgroup v1 or v2) is smaller than the files of the job. It changes
+        no bit of a result.
 
     Raises
     ------
@@ -86,6 +91,7 @@ class Engine:
         lock_dir: str | os.PathLike[str] | None = None,
         lock_timeout: float | None = None,
         progress: Progress | None = None,
+        release: Release | None = None,
     ) -> None:
         self._settings = configuration.resolve(
             workers=workers,
@@ -95,6 +101,7 @@ class Engine:
             lock_dir=lock_dir,
             lock_timeout=lock_timeout,
             progress=progress,
+            release=release,
         )
         self._pool: Pool | None = None
         self._prepared: weakref.WeakKeyDictionary[Plan, Prepared] = weakref.WeakKeyDictionary()

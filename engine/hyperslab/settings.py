@@ -16,9 +16,10 @@ from typing import Literal
 from hyperslab.errors import PlanError
 from hyperslab.units import parse_bytes
 
-__all__ = ["Progress", "Settings", "checked_progress", "resolve"]
+__all__ = ["Progress", "Release", "Settings", "checked_progress", "resolve"]
 
 Progress = bool | Literal["auto"]
+Release = bool | Literal["auto"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,10 @@ class Settings:
     progress: Progress
     """Whether to show progress; "auto": on jobs of more than half a second."""
 
+    release: Release
+    """Whether workers let go of a region's file pages after it; "auto": where the control group's
+    memory is smaller than the files."""
+
     @property
     def at_once(self) -> int:
         """Tasks that can run at a time: the serial executor is one worker, this process."""
@@ -61,6 +66,7 @@ def resolve(
     lock_dir: str | os.PathLike[str] | None = None,
     lock_timeout: float | None = None,
     progress: Progress | None = None,
+    release: Release | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> Settings:
     """Complete what was given with ``HYPERSLAB_*`` variables and defaults.
@@ -94,14 +100,13 @@ def resolve(
             f"executor={executor!r} has no submit method; give a concurrent.futures.Executor"
         )
     if progress is None:
-        text = environ.get("HYPERSLAB_PROGRESS", "auto").lower()
-        choices: dict[str, Progress] = {"auto": "auto", "": "auto", "1": True, "true": True,
-                                        "0": False, "false": False}  # fmt: skip
-        if text not in choices:
-            raise PlanError(f"HYPERSLAB_PROGRESS={text!r} is not known; give auto, 1 or 0")
-        progress = choices[text]
+        progress = _switch(environ, "HYPERSLAB_PROGRESS")
     else:
         progress = checked_progress(progress)
+    if release is None:
+        release = _switch(environ, "HYPERSLAB_RELEASE")
+    else:
+        release = _checked_switch(release, "release")
     if lock_timeout is not None:
         lock_timeout = _checked_seconds(lock_timeout, "lock_timeout")
     elif text := environ.get("HYPERSLAB_LOCK_TIMEOUT"):
@@ -114,14 +119,29 @@ def resolve(
         lock_dir=_checked_path(lock_dir or environ.get("HYPERSLAB_LOCK_DIR"), "lock_dir"),
         lock_timeout=lock_timeout,
         progress=progress,
+        release=release,
     )
 
 
 def checked_progress(value: Progress) -> Progress:
     """`value`, or a PlanError where it is none of the choices."""
+    return _checked_switch(value, "progress")
+
+
+def _checked_switch(value: bool | Literal["auto"], name: str) -> bool | Literal["auto"]:
     if value not in (True, False, "auto"):
-        raise PlanError(f'progress={value!r} is not known; give True, False or "auto"')
+        raise PlanError(f'{name}={value!r} is not known; give True, False or "auto"')
     return value
+
+
+def _switch(environ: Mapping[str, str], name: str) -> bool | Literal["auto"]:
+    text = environ.get(name, "auto").lower()
+    choices: dict[str, bool | Literal["auto"]] = {
+        "auto": "auto", "": "auto", "1": True, "true": True, "0": False, "false": False
+    }  # fmt: skip
+    if text not in choices:
+        raise PlanError(f"{name}={text!r} is not known; give auto, 1 or 0")
+    return choices[text]
 
 
 def _checked_workers(value: object, name: str) -> int:

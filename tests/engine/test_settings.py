@@ -28,6 +28,7 @@ def test_defaults():
         lock_dir=None,
         lock_timeout=None,
         progress="auto",
+        release="auto",
     )
 
 
@@ -39,6 +40,7 @@ VARIABLES = {
     "HYPERSLAB_LOCK_DIR": "/locks",
     "HYPERSLAB_LOCK_TIMEOUT": "2.5",
     "HYPERSLAB_PROGRESS": "0",
+    "HYPERSLAB_RELEASE": "true",
 }
 FROM_VARIABLES = {
     "workers": 3,
@@ -48,6 +50,7 @@ FROM_VARIABLES = {
     "lock_dir": "/locks",
     "lock_timeout": 2.5,
     "progress": False,
+    "release": True,
 }
 GIVEN = {
     "workers": 5,
@@ -57,6 +60,7 @@ GIVEN = {
     "lock_dir": "/elsewhere",
     "lock_timeout": 0.0,
     "progress": True,
+    "release": False,
 }
 
 
@@ -116,6 +120,7 @@ def test_an_executor_is_kept_as_it_is():
         ({"lock_timeout": math.nan}, ["lock_timeout=nan", "0 or more"]),
         ({"lock_timeout": "soon"}, ["lock_timeout='soon'", "seconds"]),
         ({"progress": "loud"}, ["progress='loud'", "True, False"]),
+        ({"release": "never"}, ["release='never'", "True, False"]),
         ({"scratch": 3}, ["scratch=3", "path"]),
         ({"lock_dir": 3}, ["lock_dir=3", "path"]),
     ],
@@ -134,6 +139,7 @@ def test_a_wrong_argument_is_named_with_its_remedy(given, words):
         ("HYPERSLAB_MEMORY", "lots", "16GB"),
         ("HYPERSLAB_EXECUTOR", "dask", "serial"),
         ("HYPERSLAB_PROGRESS", "loud", "give auto, 1 or 0"),
+        ("HYPERSLAB_RELEASE", "never", "give auto, 1 or 0"),
         ("HYPERSLAB_LOCK_TIMEOUT", "soon", "seconds"),
         ("HYPERSLAB_LOCK_TIMEOUT", "-1", "0 or more"),
         ("HYPERSLAB_LOCK_TIMEOUT", "nan", "0 or more"),

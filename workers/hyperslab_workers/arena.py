@@ -8,13 +8,15 @@ planned with, and little once there is nothing to do.
 from __future__ import annotations
 
 import mmap
+from collections.abc import Hashable
 
 import numpy as np
 
 __all__ = ["KEPT_IDLE", "Arena"]
 
 KEPT_IDLE = 4 * 2**20
-"""Bytes that a worker without work may keep: the buffers of a typical region."""
+"""Bytes that a worker without work may keep: the buffers of a typical region. No projection counts
+them: they are part of what an idle worker is taken to need (``planning.memory.WORKER_BYTES``)."""
 
 _MAPPED = 256 * 2**10
 """Bytes from which memory is asked of the system itself: the C library would keep what is
@@ -22,23 +24,23 @@ freed, and nobody could say how much a worker holds."""
 
 
 class Arena:
-    """Blocks of memory by number, each as large as the largest use of that number."""
+    """Blocks of memory by name, each as large as the largest use of that name."""
 
     def __init__(self) -> None:
-        self._blocks: dict[int, np.ndarray] = {}
+        self._blocks: dict[Hashable, np.ndarray] = {}
 
     @property
     def nbytes(self) -> int:
         """Bytes held."""
         return sum(block.nbytes for block in self._blocks.values())
 
-    def take(self, number: int, size: int) -> np.ndarray:
-        """At least `size` uninitialised bytes; the same block for every call with that number."""
-        block = self._blocks.get(number)
+    def take(self, name: Hashable, size: int) -> np.ndarray:
+        """At least `size` uninitialised bytes; the same block for every call with that name."""
+        block = self._blocks.get(name)
         if block is None or block.nbytes < size:
-            self._blocks.pop(number, None)
+            self._blocks.pop(name, None)
             del block
-            block = self._blocks[number] = _allocate(size)
+            block = self._blocks[name] = _allocate(size)
         return block
 
     def keep(self, most: int) -> None:

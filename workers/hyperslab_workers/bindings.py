@@ -119,6 +119,7 @@ class _ArrayBinding(Binding):
         self.guards_region = access.guarded
 
     def end_task(self) -> None:
+        # Of the buffer, too: as long as it is seen, the arena cannot give it back.
         self.whole = self._values = _NOTHING
 
     def locate(self, region: Box, footprint: Box | None) -> None:

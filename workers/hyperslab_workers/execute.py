@@ -91,11 +91,11 @@ def idle() -> None:
 
 def _keep(most: int) -> None:
     """Give the thread's buffers back, unless they are no more than so many bytes."""
-    performers: Iterable[_Performer] = _thread.__dict__.get("programs", {}).values()
-    if _arena().nbytes + sum(performer.kept for performer in performers) > most:
+    if _arena().nbytes > most:
+        performers: Iterable[_Performer] = _thread.__dict__.get("programs", {}).values()
         for performer in performers:
             performer.let_go()
-        _arena().keep(-1)
+        _arena().keep(most)
 
 
 class _Performer:
@@ -107,10 +107,10 @@ class _Performer:
         self._kernel = load(program.kernel)
         self._partials: Partials | None = None
         self._fold: Fold | None = None
+        arena = _arena()
         if program.slots is not None:
             self._partials = Partials(program.slots, program.arguments)
-            self._fold = Fold(self._partials)
-        arena = _arena()
+            self._fold = Fold(self._partials, arena)
         self._bindings = tuple(
             bind(argument, order, arena, number, self._fold)
             for number, (argument, order) in enumerate(
@@ -119,20 +119,14 @@ class _Performer:
         )
         self._guarding = [b for b in self._bindings if b.guards_region]
         self._merging = [b for b in self._bindings if b.guards_commit]
+        self._seen: dict[int, Box] = {}
         self._in_place = any(b.in_place for b in self._bindings)
         self._stepper: Stepper | None = None
         if Stepper.serves(program, self._bindings):
             self._stepper = Stepper(program, self._kernel, self._bindings, self._fold)
 
-    @property
-    def kept(self) -> int:
-        """Bytes kept beside the thread's arena."""
-        return self._fold.nbytes if self._fold is not None else 0
-
     def let_go(self) -> None:
         """Forget all buffers."""
-        if self._fold is not None:
-            self._fold.let_go()
         if self._stepper is not None:
             self._stepper.let_go()
 
@@ -168,8 +162,11 @@ class _Performer:
                     self._release()
             self.current = None
         finally:
+            self._release_all()
             for binding in self._bindings:
                 binding.end_task()
+            if self._fold is not None:
+                self._fold.end()
         row.finish(stop, stop - task.start)
 
     def _region(self, index: int) -> None:
@@ -217,10 +214,22 @@ class _Performer:
             binding.commit()
 
     def _release(self) -> None:
-        """Let go of the memory that shows the region's files."""
-        for binding in self._bindings:
-            if binding.array is not None and not binding.in_place:
-                mapping.advise_dontneed(binding.array, binding.touched)
+        """Let go of the file pages of earlier regions which this one did not touch again."""
+        for number, binding in enumerate(self._bindings):
+            if binding.array is None or binding.in_place:
+                continue
+            touched, seen = binding.touched, self._seen.get(number)
+            if seen != touched:
+                if seen is not None:
+                    mapping.let_go(binding.array, seen)
+                self._seen[number] = touched
+
+    def _release_all(self) -> None:
+        for number, box in self._seen.items():
+            array = self._bindings[number].array
+            assert array is not None
+            mapping.let_go(array, box)
+        self._seen.clear()
 
     @contextlib.contextmanager
     def _locks(self, bindings: list[Binding]) -> Iterator[None]:
@@ -274,8 +283,9 @@ def _performer(path: str) -> _Performer:
     """What this thread keeps of a program; their files have names that are never reused."""
     performer = _kept("programs", _KEPT_PROGRAMS, path, lambda: _Performer(path))
     if getattr(_thread, "last", None) is not performer:
-        # What other programs needed is in no budget of this one.
-        _keep(performer.program.memory)
+        # What other programs needed is in no budget of this one, for which its own memory comes on
+        # top: no more of it stays than an idle worker may hold.
+        _keep(min(performer.program.memory, KEPT_IDLE))
         _thread.last = performer
     return performer
 

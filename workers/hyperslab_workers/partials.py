@@ -25,6 +25,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hyperslab_workers.access import Access, Placement
+from hyperslab_workers.arena import Arena
 from hyperslab_workers.reduction import OPERATIONS, identity
 from hyperslab_workers.task import Argument, Slots
 
@@ -66,8 +67,10 @@ class Partials:
         self._views: dict[int, dict[int, np.ndarray]] = {}
 
     @staticmethod
-    def create(slots: Slots, arguments: Sequence[Argument]) -> None:
+    def create(slots: Slots, arguments: Sequence[Argument], *, again: bool = False) -> None:
         """Make the file, its room reserved: a full disk is an error here, and not a SIGBUS later.
+
+        With `again` it is there, and its room was given back.
 
         Raises
         ------
@@ -75,7 +78,8 @@ class Partials:
             There is no room.
         """
         size = max(slots.count * slot_bytes(arguments), 1)
-        fd = os.open(slots.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        flags = os.O_RDWR | os.O_CLOEXEC | (0 if again else os.O_CREAT | os.O_EXCL)
+        fd = os.open(slots.path, flags, 0o600)
         try:
             os.posix_fallocate(fd, 0, size)
         except OSError:
@@ -96,6 +100,16 @@ class Partials:
             self._views[number] = views
         return views
 
+    def give_back(self) -> None:
+        """Forget what the slots hold, and take no memory for them, where memory is what they take.
+
+        Raises
+        ------
+        OSError
+            The file system cannot: it is not one in memory.
+        """
+        self._map.madvise(mmap.MADV_REMOVE)
+
     def merge(self, left: int, right: int, out: int) -> None:
         """Combine two slots, in that order, into a third, or into one of them."""
         combine(self.accesses, self.slot(left), self.slot(right), self.slot(out))
@@ -114,53 +128,61 @@ def combine(
 
 
 class Fold:
-    """What one task accumulates: its leaves folded, in the order of the tree, into one slot."""
+    """What one task accumulates: its leaves folded, in the order of the tree, into one slot.
 
-    def __init__(self, partials: Partials) -> None:
+    The last leaf is accumulated in the slot itself; those before it in memory of the thread's, of
+    which one part is needed for each level of the task's subtree.
+    """
+
+    def __init__(self, partials: Partials, arena: Arena) -> None:
         self._accesses = partials.accesses
         self._partials = partials
+        self._arena = arena
         self._identities = {
             position: identity(access.op or "", access.array.dtype)
             for position, access in partials.accesses.items()
         }
         self._spare: list[dict[int, np.ndarray]] = []
         self._stack: list[dict[int, np.ndarray]] = []
-        self._leaves = self._ended = 0
+        self._leaves = self._ended = self._made = 0
         self.values: dict[int, np.ndarray] = {}
         self.addresses: dict[int, int] = {}
         """Where the elements of the leaf's arrays lie in memory."""
 
-    @property
-    def nbytes(self) -> int:
-        """Private memory that is kept for the next task."""
-        return len(self._spare) * sum(a.array.nbytes for a in self._accesses.values())
-
-    def let_go(self) -> None:
-        """Give back what is kept for the next task."""
-        self._spare.clear()
-
     def begin(self, slot: int, leaves: int) -> None:
         """Start a task of so many leaves."""
-        self._spare += self._stack
-        self._stack.clear()
+        self.end()
         self._leaves, self._ended = leaves, 0
         self._out = self._partials.slot(slot)
         self._begin_leaf()
 
+    def end(self) -> None:
+        """Hold no memory any more: what is the thread's, it may give back."""
+        self._spare.clear()
+        self._stack.clear()
+        self.values = {}
+        self._made = 0
+
     def _begin_leaf(self) -> None:
-        if self._ended == self._leaves - 1 and not self._stack:
-            self.values = self._out  # A single leaf is accumulated where it will be looked for.
+        if self._ended == self._leaves - 1:
+            self.values = self._out
         elif self._spare:
             self.values = self._spare.pop()
         else:
-            self.values = {
-                position: np.empty(access.array.shape, access.array.dtype)
-                for position, access in self._accesses.items()
-            }
+            self.values = self._make()
         self.addresses = {}
         for position, values in self.values.items():
             values.fill(self._identities[position])
             self.addresses[position] = values.__array_interface__["data"][0]
+
+    def _make(self) -> dict[int, np.ndarray]:
+        level, self._made = self._made, self._made + 1
+        made = {}
+        for position, access in self._accesses.items():
+            array = access.array
+            block = self._arena.take((position, level), array.nbytes)
+            made[position] = np.ndarray(array.shape, array.dtype, block)
+        return made
 
     def end_leaf(self) -> None:
         """A leaf is accumulated; merge as far as the tree allows, and start the next one."""
@@ -169,12 +191,8 @@ class Fold:
         last = self._ended == self._leaves
         while self._stack and (number % 2 == 0 or last):
             left = self._stack.pop()
-            out = self._out if last and not self._stack else right
-            combine(self._accesses, left, right, out)
+            combine(self._accesses, left, right, right)
             self._spare.append(left)
-            if out is not right:
-                self._spare.append(right)
-            right = out
             number //= 2
         if not last:
             self._stack.append(right)

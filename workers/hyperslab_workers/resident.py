@@ -109,10 +109,13 @@ def _tokens(directory: str, number: int, answers: _Answers) -> Iterator[tuple[in
         try:
             token = os.read(pipe, TOKEN.size)
         except BlockingIOError:
-            answers.flush()
+            # In this order: with the last answer the next run begins, and its budget does not
+            # count what was needed for this one.
             idle()
+            answers.flush()
             more.poll()
             continue
+        answers.flush_if_due()
         ticket, start, stop, program, index, slot, left, right, channel, flags = TOKEN.unpack(token)
         if flags & ASIDE:
             aside = aside_path(directory, ticket, "task")
@@ -135,9 +138,10 @@ class _Answers:
         self._channel = 0
         self._held: list[bytes] = []
         self._since = 0.0
+        self._due = False
 
     def add(self, channel: int, ticket: int, outcome: Outcome) -> None:
-        """Take an answer; a failure is told at once, with what is held back before it."""
+        """Take an answer, which goes with the next flush."""
         failed = outcome.failure is not None
         if failed:
             write_aside(outcome.failure, aside_path(self._directory, ticket, "failure"))
@@ -150,7 +154,11 @@ class _Answers:
         self._held.append(
             ANSWER.pack(ticket, outcome.started, outcome.seconds, outcome.pid, failed)
         )
-        if failed or now - self._since > _SOON or len(self._held) >= _UNREPORTED:
+        self._due = failed or now - self._since > _SOON or len(self._held) >= _UNREPORTED
+
+    def flush_if_due(self) -> None:
+        """A failure is told at once, with what is held back before it; the rest after a moment."""
+        if self._due:
             self.flush()
 
     def flush(self) -> None:
@@ -163,6 +171,7 @@ class _Answers:
             pipe = self._pipes[self._channel] = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         os.write(pipe, b"".join(self._held))
         self._held.clear()
+        self._due = False
 
 
 def remove_aside(directory: str, ticket: int) -> None:

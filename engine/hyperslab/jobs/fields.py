@@ -35,11 +35,11 @@ __all__ = [
     "Offset",
     "Operation",
     "Over",
-    "ProgressSetting",
     "Reference",
     "RegionShape",
     "Seconds",
     "Shape",
+    "Switch",
     "checked_array_name",
     "one_of",
 ]
@@ -289,7 +289,7 @@ def _number(value: Any) -> bool | int | float:
     raise ValueError(f"{shown(value)} is no number")
 
 
-def _progress(value: Any) -> bool | str:
+def _switch(value: Any) -> bool | str:
     if isinstance(value, bool) or value == "auto":
         return value  # type: ignore[no-any-return]
     raise ValueError(f"{shown(value)} is not known; give true, false or auto")
@@ -312,4 +312,4 @@ Count = Annotated[int, PlainValidator(_count)]
 Seconds = Annotated[float, PlainValidator(_seconds)]
 ByteSize = Annotated[int | float | str, PlainValidator(_byte_size)]
 Number = Annotated[bool | int | float, PlainValidator(_number)]
-ProgressSetting = Annotated[bool | str, PlainValidator(_progress)]
+Switch = Annotated[bool | str, PlainValidator(_switch)]

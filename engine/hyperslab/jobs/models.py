@@ -124,7 +124,8 @@ class EngineSpec(Model):
     scratch: fields.FilePathText | None = None
     lock_dir: fields.FilePathText | None = None
     lock_timeout: fields.Seconds | None = None
-    progress: fields.ProgressSetting | None = None
+    progress: fields.Switch | None = None
+    release: fields.Switch | None = None
 
 
 class Read(Model):

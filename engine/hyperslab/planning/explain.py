@@ -50,7 +50,8 @@ def explain(plan: Plan) -> str:
         f"{human_bytes(memory.coordinator)} in the coordinator: peak {human_bytes(memory.peak)}",
         f"         budget {human_bytes(plan.budget.limit)} ({plan.budget.source}); besides, "
         f"each worker process takes about {human_bytes(WORKER_BYTES)}; mapped file pages are "
-        "the system's cache and not counted",
+        "the system's cache and not counted"
+        + (", and let go of after each region" if plan.release else ""),
         f"traffic  reads {human_bytes(plan.bytes_read)}, writes {human_bytes(plan.bytes_written)}",
     ]
     return "\n".join(lines)

@@ -13,7 +13,7 @@ import psutil
 
 from hyperslab.units import human_bytes
 
-__all__ = ["WORKER_BYTES", "Budget", "budget", "is_memory"]
+__all__ = ["WORKER_BYTES", "Budget", "budget", "group_limit", "is_memory"]
 
 WORKER_BYTES = 60 * 10**6
 """What an idle worker takes by itself: the interpreter, NumPy and the machine-code loader."""
@@ -57,6 +57,12 @@ def budget(memory: int | None, workers: int, root: Path = Path("/")) -> Budget:
     return Budget(allowed, f"{_SHARE:.0%} of {source}, {human_bytes(free)}, less idle workers")
 
 
+def group_limit(root: Path = Path("/")) -> int | None:
+    """Bytes that the control group lets this process have in all; None: all there are."""
+    limit = min((limit for limit, _ in _groups(root, int(time.monotonic()))), default=None)
+    return None if limit is None or limit >= psutil.virtual_memory().total else limit
+
+
 @functools.lru_cache(maxsize=16)
 def is_memory(directory: str) -> bool:
     """Whether files there take memory and no disk (tmpfs, ramfs)."""
@@ -77,15 +83,19 @@ def _system_free(root: Path, second: int) -> tuple[int, str]:
     Reading it takes a millisecond, as long as launching a small job on warm workers.
     """
     free, source = psutil.virtual_memory().available, "free RAM"
-    group = _cgroup_free(root)
+    group = min((left for _, left in _groups(root, second)), default=None)
     if group is not None and group < free:
         free, source = group, "the control group's limit (cgroup)"
     return free, source
 
 
-def _cgroup_free(root: Path) -> int | None:
-    """Bytes this process's control groups leave, page cache counted as free; None: no limit."""
-    left: list[int] = []
+@functools.lru_cache(maxsize=4)
+def _groups(root: Path, second: int) -> tuple[tuple[int, int], ...]:
+    """Of each of this process's control groups that has a limit, that and the bytes it leaves.
+
+    Page cache counts as free. Looked up once a second, too.
+    """
+    found: list[tuple[int, int]] = []
     for directory, limit_name, usage_name, cache_keys in _cgroup_files(root):
         with contextlib.suppress(OSError, ValueError):
             limit_text = (directory / limit_name).read_text().strip()
@@ -100,8 +110,8 @@ def _cgroup_free(root: Path) -> int | None:
                     key, _, value = line.partition(" ")
                     if key in cache_keys:
                         cache += int(value)
-            left.append(max(limit - max(usage - cache, 0), 0))
-    return min(left, default=None)
+            found.append((limit, max(limit - max(usage - cache, 0), 0)))
+    return tuple(found)
 
 
 def _cgroup_files(root: Path) -> list[tuple[Path, str, str, tuple[str, ...]]]:

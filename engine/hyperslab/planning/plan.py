@@ -118,6 +118,9 @@ class Plan:
     through_map: tuple[bool, ...]
     """For each argument whether the kernel may store into the file's own pages."""
 
+    release: bool
+    """Whether workers let go of a region's file pages after it."""
+
     workers: int
     """Workers it was made for: this decides how regions are put together into tasks."""
 

@@ -35,6 +35,7 @@ from hyperslab.planning.layout import (
 from hyperslab.planning.memory import Budget, budget, is_memory
 from hyperslab.planning.plan import Plan
 from hyperslab.planning.projection import project
+from hyperslab.planning.releasing import releases
 from hyperslab.settings import Settings
 from hyperslab.units import human_bytes
 from hyperslab_workers.access import Access, Placement, Privilege
@@ -191,6 +192,7 @@ def build(
         budget=limit,
         repeatable=again,
         through_map=through_map,
+        release=releases(settings.release, accesses),
         workers=settings.at_once,
         lock_dir=settings.lock_dir,
         lock_timeout=settings.lock_timeout,

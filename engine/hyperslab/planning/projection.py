@@ -70,8 +70,9 @@ def project(
     )
     # The sum of what was there and what was accumulated, on its way into the file.
     coordinator = private
-    # A task of several leaves holds one at each level of its subtree, and the one at hand.
-    folding = private * leaves.bit_length() if leaves > 1 else 0
+    # A task of several leaves, a power of two, holds one at each level of its subtree. The last
+    # leaf is accumulated where the whole will be looked for.
+    folding = private * (leaves.bit_length() - 1)
 
     def per_worker(shape: tuple[int, ...]) -> int:
         return partition.region_cost(accesses, shape).buffered + fixed + folding + merged

@@ -166,8 +166,10 @@ class Merger:
             for position, access in accesses.items():
                 held = mapping.view(access.array)
                 assert access.op is not None
-                # A new array, and one even for a single element: numbers have no address.
-                results[position] = np.asarray(OPERATIONS[access.op](held, totals[position]))
+                # Of the file's type, which logical operations do not give by themselves: a cast on
+                # the way into the file would be a second copy that no projection counts.
+                results[position] = np.empty(held.shape, held.dtype)
+                OPERATIONS[access.op](held, totals[position], out=results[position])
             self.began = True
             # Ctrl-C between two writes would leave one total in its file and not the other.
             uninterrupted(lambda: self._write(results))

@@ -11,13 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hyperslab.compiler import compile_kernel, publish
-from hyperslab.errors import HyperslabError
 from hyperslab.interruption import interrupts_kept
 from hyperslab.planning.plan import Plan
 from hyperslab.planning.projection import slots_needed
 from hyperslab.pools.protocol import Line, Pool
-from hyperslab.units import human_bytes
-from hyperslab_workers.partials import Partials
+from hyperslab.running.slots import reserve
 from hyperslab_workers.resident import program_path
 from hyperslab_workers.task import Program, Slots
 
@@ -85,20 +83,13 @@ def prepare(plan: Plan, pool: Pool, session: Path) -> Prepared:
         lock_timeout=plan.lock_timeout,
         ordered=plan.ordered,
         memory=plan.memory.per_worker,
+        release=plan.release,
     )
     files = [path] + ([slots.path] if slots is not None else [])
     weakref.finalize(plan, _remove, files, os.getpid())
     program.dump(path)
     if slots is not None:
-        try:
-            Partials.create(slots, plan.arguments)
-        except OSError as error:
-            size = human_bytes(slots.count * plan.bytes_accumulated)
-            raise HyperslabError(
-                f"there is no room for {size} of contributions to what kernel {plan.kernel.name} "
-                f"accumulates in {pool.directory} ({error.strerror}): give a larger scratch=, or "
-                "lower workers=; no file was changed"
-            ) from None
+        reserve(slots, plan)
     return Prepared(
         line=Line(program, path, number, plan.memory.at_once, plan.ordered),
         lock_roots=frozenset(a.array.lock_dir or plan.lock_dir for a in plan.accesses if a.locked),

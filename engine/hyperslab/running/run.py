@@ -28,6 +28,7 @@ from hyperslab.running.progress import ProgressDisplay
 from hyperslab.running.recovery import Verdict, verdict
 from hyperslab.running.report import Report, Span
 from hyperslab.running.residence import may_store_through_map
+from hyperslab.running.slots import give_back, reserve
 from hyperslab.running.standing import Standing
 from hyperslab.running.window import Window
 from hyperslab_workers.task import Failure, Task
@@ -68,6 +69,8 @@ def drive(
         A worker died in what cannot be repeated, or a region killed its worker twice.
     JobInterrupted
         Ctrl-C.
+    HyperslabError
+        There is no room in scratch any more.
     PlanError
         A footprint is no box of its array, or the calling thread holds a lock that the tasks
         would wait for. Nothing was touched.
@@ -79,12 +82,17 @@ def drive(
         for index in range(plan.tasks):
             plan.task(index)
     through_map = may_store_through_map(plan, prepared.runs)
+    slots = prepared.line.program.slots
+    if slots is not None and prepared.runs:
+        reserve(slots, plan, again=True)
     channel = pool.open(prepared.line)
     try:
         run = _Run(plan, prepared, channel, pool, progress, through_map)
         run.perform()
     finally:
         channel.close()
+        if slots is not None:
+            give_back(slots, plan)
     prepared.runs += 1
     compile_seconds, prepared.compile_seconds = prepared.compile_seconds, 0.0
     return Report(

@@ -3,10 +3,12 @@
 ::
 
     transfer   view, gather and write_back: what others call
+    pages      lets go of the memory that shows a file
     maps       the table of whole-file maps of this process
     padding    which elements stand beyond an array's edges; pure arithmetic
 """
 
+from hyperslab_workers.mapping.pages import let_go
 from hyperslab_workers.mapping.transfer import (
     advise_dontneed,
     flush,
@@ -26,6 +28,7 @@ __all__ = [
     "flush",
     "forget_all",
     "gather",
+    "let_go",
     "origin_of",
     "release",
     "require_writable",

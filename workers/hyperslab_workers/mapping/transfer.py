@@ -55,6 +55,9 @@ __all__ = [
 _LONG_RUN = 16 * 1024
 """Bytes from which a run is worth a system call of its own rather than stores into the map."""
 
+_COPIED = 256 * 2**10
+"""Bytes that are copied at a time where values have to be brought into another order."""
+
 _MANY_BLOCKS = 512
 """Pieces from which a reflected or wrapped box is gathered by index arrays instead."""
 
@@ -138,7 +141,11 @@ def gather(ref: ArrayRef, box: Box, boundary: str | float | int, out: np.ndarray
     if isinstance(boundary, str) and math.prod(map(len, runs)) > _MANY_BLOCKS:
         # A halo many times wider than the array: one indexed read beats a thousand slivers.
         indices = [padding.indices(axis, n) for axis, n in zip(runs, out.shape, strict=True)]
-        out[...] = source[np.ix_(*indices)]
+        # In parts: an indexed read is a copy, and nobody has counted a second one of the whole.
+        step = max(_COPIED * out.shape[0] // out.nbytes, 1)
+        for first in range(0, out.shape[0], step):
+            part = slice(first, first + step)
+            out[part] = source[np.ix_(indices[0][part], *indices[1:])]
         return
     for block in itertools.product(*runs):
         where = tuple([target for target, _ in block])
@@ -161,8 +168,8 @@ def write_back(ref: ArrayRef, box: Box, values: np.ndarray) -> None:
         The part written, within the array's bounds.
     values : numpy.ndarray
         Of the box's shape, not overlapping that part of the file. Memory that lies in the
-        file's order is written as it is; any other is copied once. Another dtype is cast as
-        NumPy's assignment casts.
+        file's order is written as it is; any other is copied once, in small parts. Another
+        dtype is cast as NumPy's assignment casts.
 
     Raises
     ------
@@ -190,12 +197,12 @@ def write_back(ref: ArrayRef, box: Box, values: np.ndarray) -> None:
     target, values = _in_file_order(target, values)
     run_axis, run_bytes = _contiguous_tail(target)
     if run_axis == 0 or run_bytes >= _LONG_RUN:
-        _pwrite(ref, file, values, _offsets(file, target, run_axis))
+        _pwrite_runs(ref, file, target, values)
         return
     status = os.fstat(file.fd)
     sparse = status.st_blocks * 512 < status.st_size
     if sparse and not _populate(ref, file, target):
-        _pwrite(ref, file, values, _offsets(file, target, run_axis))
+        _pwrite_runs(ref, file, target, values)
     else:
         target[...] = values
 
@@ -334,6 +341,20 @@ def _offsets(file: MappedFile, target: np.ndarray, axes: int) -> list[int]:
         offsets = (offsets[:, None] + steps).reshape(-1)
     found: list[int] = offsets.tolist()
     return found
+
+
+def _pwrite_runs(ref: ArrayRef, file: MappedFile, target: np.ndarray, values: np.ndarray) -> None:
+    """Write values to where `target` lies, both in the file's order."""
+    if values.flags.c_contiguous or values.nbytes <= _COPIED:
+        _pwrite(ref, file, values, _offsets(file, target, _contiguous_tail(target)[0]))
+    elif len(values) == 1:
+        _pwrite_runs(ref, file, target[0], values[0])
+    else:
+        # Each part has to be copied: a copy of the whole would take as much memory again.
+        step = max(_COPIED * len(values) // values.nbytes, 1)
+        for first in range(0, len(values), step):
+            part = slice(first, first + step)
+            _pwrite_runs(ref, file, target[part], values[part])
 
 
 def _pwrite(ref: ArrayRef, file: MappedFile, values: np.ndarray, offsets: list[int]) -> None:
