@@ -52,18 +52,31 @@ def _padded(access: Access) -> int:
     return -(-access.array.nbytes // _ALIGNED) * _ALIGNED
 
 
+_maps: dict[str, tuple[mmap.mmap, np.ndarray]] = {}
+"""Kept from plan to plan, as the files are: the pages stay mapped."""
+
+
+def _mapped(path: str) -> tuple[mmap.mmap, np.ndarray]:
+    known = _maps.get(path)
+    if known is None:
+        for old in [old for old in list(_maps) if not os.path.exists(old)]:
+            _maps.pop(old, None)
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            mapped = mmap.mmap(fd, 0)
+        finally:
+            os.close(fd)
+        known = _maps.setdefault(path, (mapped, np.frombuffer(mapped, np.uint8)))
+    return known
+
+
 class Partials:
     """The mapped slots, from either side."""
 
     def __init__(self, slots: Slots, arguments: Sequence[Argument]) -> None:
         self.accesses = private_accesses(arguments)
         self._each = slot_bytes(arguments)
-        fd = os.open(slots.path, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            self._map = mmap.mmap(fd, 0)
-        finally:
-            os.close(fd)
-        self._bytes = np.frombuffer(self._map, np.uint8)
+        self._map, self._bytes = _mapped(slots.path)
         self._views: dict[int, dict[int, np.ndarray]] = {}
 
     @staticmethod

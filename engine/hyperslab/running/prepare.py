@@ -15,7 +15,8 @@ from hyperslab.interruption import interrupts_kept
 from hyperslab.planning.plan import Plan
 from hyperslab.planning.projection import slots_needed
 from hyperslab.pools.protocol import Line, Pool
-from hyperslab.running.slots import reserve
+from hyperslab.running.slots import lay_aside, reserve, take_up
+from hyperslab_workers.partials import slot_bytes
 from hyperslab_workers.resident import program_path
 from hyperslab_workers.task import Program, Slots
 
@@ -66,9 +67,11 @@ def prepare(plan: Plan, pool: Pool, session: Path) -> Prepared:
         compile_seconds = time.monotonic() - before
     number = next(_numbers)
     path = program_path(pool.directory, number)
-    slots = None
+    slots, used = None, None
     if plan.bytes_accumulated and plan.tasks:
-        slots = Slots(f"{path}-slots", slots_needed(plan.tasks, plan.memory.at_once))
+        count = slots_needed(plan.tasks, plan.memory.at_once)
+        used = take_up(pool.directory, count * slot_bytes(plan.arguments))
+        slots = Slots(used or f"{path}-slots", count)
     program = Program(
         kernel=publish(compiled, session),
         arguments=plan.arguments,
@@ -85,10 +88,9 @@ def prepare(plan: Plan, pool: Pool, session: Path) -> Prepared:
         memory=plan.memory.per_worker,
         release=plan.release,
     )
-    files = [path] + ([slots.path] if slots is not None else [])
-    weakref.finalize(plan, _remove, files, os.getpid())
+    weakref.finalize(plan, _remove, path, slots, os.getpid())
     program.dump(path)
-    if slots is not None:
+    if slots is not None and used is None:
         reserve(slots, plan)
     return Prepared(
         line=Line(program, path, number, plan.memory.at_once, plan.ordered),
@@ -97,9 +99,10 @@ def prepare(plan: Plan, pool: Pool, session: Path) -> Prepared:
     )
 
 
-def _remove(files: list[str], pid: int) -> None:
+def _remove(program: str, slots: Slots | None, pid: int) -> None:
     # A forked child has its parent's plans, but not the right to remove their files.
     if os.getpid() == pid:
-        for path in files:
-            with contextlib.suppress(OSError):
-                os.unlink(path)
+        with contextlib.suppress(OSError):
+            os.unlink(program)
+        if slots is not None:
+            lay_aside(slots.path)

@@ -1,5 +1,8 @@
 """The room of contributions in scratch: taken before a run, given back after it.
 
+On a disk a file of slots serves one plan after the other. Its pages are the system's cache, and to
+make and to map them anew takes a worker as long as to read some hundred MB.
+
 Where scratch is memory, a file of slots takes memory from the moment its room is reserved. A plan
 that is kept to be run again, and the views that workers keep of its slots, would hold it for as
 long; so between two runs the file is one large hole.
@@ -17,10 +20,38 @@ from hyperslab.units import human_bytes
 from hyperslab_workers.partials import Partials
 from hyperslab_workers.task import Slots
 
-__all__ = ["give_back", "reserve"]
+__all__ = ["give_back", "lay_aside", "reserve", "take_up"]
 
 _KEPT = 2**20
 """Bytes up to which slots stay: to make their pages anew takes as long as to start a job."""
+
+
+_LAID_ASIDE = 64 * 2**20
+"""Bytes of a file up to which it is kept for the next plan."""
+
+_aside: dict[str, list[str]] = {}
+"""By directory, the files that no plan uses."""
+
+
+def take_up(directory: str, size: int) -> str | None:
+    """A file of at least that size, and at most four times it, that no plan uses any more."""
+    for path in _aside.get(directory, []):
+        with contextlib.suppress(OSError, ValueError):
+            if size <= os.stat(path).st_size <= 4 * size:
+                _aside[directory].remove(path)  # A ValueError: another thread was faster.
+                return path
+    return None
+
+
+def lay_aside(path: str) -> None:
+    """No plan uses the file any more: it is kept for the next one, or removed."""
+    directory = os.path.dirname(path)
+    kept = _aside.setdefault(directory, [])
+    with contextlib.suppress(OSError):
+        if len(kept) < 4 and os.stat(path).st_size <= _LAID_ASIDE and not is_memory(directory):
+            kept.append(path)
+        else:
+            os.unlink(path)
 
 
 def reserve(slots: Slots, plan: Plan, *, again: bool = False) -> None:
