@@ -143,8 +143,7 @@ class _Read(_ArrayBinding):
         return super().touched
 
     def begin_task(self, through_map: bool = False) -> None:
-        super().begin_task()
-        self.whole = mapping.view(self.array)
+        self.whole = mapping.view(self.array)  # Which looks whether it is still that file.
         self._bounds = Box.of_shape(self.array.shape)
 
     def prepare(self, region: Box) -> Any:
@@ -168,10 +167,11 @@ class _Write(_ArrayBinding):
     _stores = False
 
     def begin_task(self, through_map: bool = False) -> None:
-        super().begin_task()
         self._stores = through_map
         if through_map:
             self.whole = mapping.view(self.array, writable=True)
+        else:
+            mapping.verify(self.array)
 
     def prepare(self, region: Box) -> Any:
         # Zeroed, although WRITE promises nothing about old values: what a kernel leaves out
@@ -191,7 +191,6 @@ class _Write(_ArrayBinding):
 
 class _Update(_ArrayBinding):
     def begin_task(self, through_map: bool = False) -> None:
-        super().begin_task()
         self.whole = mapping.view(self.array)
 
     def prepare(self, region: Box) -> Any:

@@ -25,7 +25,7 @@ kernel that fills them and the system call that takes them to the file."""
 TOUCHED_TARGET = 16 * 2**20
 """Bytes of all arrays a region: large enough that a region's fixed cost does not count."""
 
-TASK_TARGET = 128 * 2**20
+TASK_TARGET = 32 * 2**20
 """Bytes a task, some ten milliseconds of a memory-bound kernel. On a machine where every core is
 busy a task is a millisecond on its way: at a quarter of this size workers waited for a third
 of the time."""

@@ -6,7 +6,7 @@ it. It is a value: it can be pickled and run elsewhere, and holds no engine, loc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -18,7 +18,6 @@ from hyperslab.planning.memory import Budget
 from hyperslab.settings import Progress
 from hyperslab.units import human_bytes
 from hyperslab_workers.access import Access, Placement, Privilege
-from hyperslab_workers.array_ref import ArrayRef
 from hyperslab_workers.box import Box, Grid
 from hyperslab_workers.kernel import ArgumentType
 from hyperslab_workers.task import Argument
@@ -136,43 +135,43 @@ class Plan:
     declarations: tuple[Declaration | None, ...] = field(repr=False)
     """What the user said about each argument; keeps the arrays open."""
 
-    @property
-    def accesses(self) -> tuple[Access, ...]:
-        """The arguments that are arrays in files."""
-        return tuple(a for a in self.arguments if isinstance(a, Access))
+    # What follows from the fields above, worked out once: a plan may be run thousands of times.
 
-    @property
-    def regions(self) -> int:
-        """Number of regions."""
-        return len(self.grid)
+    accesses: tuple[Access, ...] = field(init=False, repr=False)
+    """The arguments that are arrays in files."""
 
-    @property
-    def tasks(self) -> int:
-        """Number of tasks."""
-        return -(-len(self.grid) // self.batch)
+    regions: int = field(init=False, repr=False)
+    """Number of regions."""
 
-    @property
-    def bytes_read(self) -> int:
-        """Bytes of the arrays that are read, updated or accumulated into, each counted once."""
-        return sum(a.nbytes for a in self._arrays(Privilege.WRITE))
+    tasks: int = field(init=False, repr=False)
+    """Number of tasks."""
 
-    @property
-    def bytes_written(self) -> int:
-        """Bytes of the arrays that are written, updated or accumulated into, each counted once."""
-        return sum(a.nbytes for a in self._arrays(Privilege.READ))
+    bytes_read: int = field(init=False, repr=False)
+    """Bytes of the arrays that are read, updated or accumulated into, each counted once."""
 
-    @property
-    def bytes_accumulated(self) -> int:
-        """Bytes of what is accumulated in private: of one contribution."""
-        return sum(a.array.nbytes for a in self.accesses if a.placement is Placement.PRIVATE)
+    bytes_written: int = field(init=False, repr=False)
+    """Bytes of the arrays that are written, updated or accumulated into, each counted once."""
+
+    bytes_accumulated: int = field(init=False, repr=False)
+    """Bytes of what is accumulated in private: of one contribution."""
+
+    def __post_init__(self) -> None:
+        accesses = tuple(a for a in self.arguments if isinstance(a, Access))
+        private = sum(a.array.nbytes for a in accesses if a.placement is Placement.PRIVATE)
+        for name, value in {
+            "accesses": accesses,
+            "regions": len(self.grid),
+            "tasks": -(-len(self.grid) // self.batch),
+            "bytes_read": _bytes_of(a for a in accesses if a.privilege is not Privilege.WRITE),
+            "bytes_written": _bytes_of(a for a in accesses if a.privilege is not Privilege.READ),
+            "bytes_accumulated": private,
+        }.items():
+            object.__setattr__(self, name, value)
 
     @property
     def has_footprints(self) -> bool:
         """Whether any argument has a footprint."""
         return any(d is not None and d.footprint is not None for d in self.declarations)
-
-    def _arrays(self, without: Privilege) -> set[ArrayRef]:
-        return {a.array for a in self.accesses if a.privilege is not without}
 
     def __iter__(self) -> Iterator[TaskRange]:
         return (self.task(index) for index in range(self.tasks))
@@ -222,6 +221,11 @@ class Plan:
     def explain(self) -> str:
         """What the plan will do, as text for a person."""
         return explain(self)
+
+
+def _bytes_of(accesses: Iterable[Access]) -> int:
+    """Bytes of their arrays, each counted once."""
+    return sum(array.nbytes for array in {access.array for access in accesses})
 
 
 _run: Callable[..., Report] | None = None

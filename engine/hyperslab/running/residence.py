@@ -23,6 +23,9 @@ __all__ = ["may_store_through_map"]
 _WORTH_ASKING = 256 * 2**10
 """Bytes below which either way takes microseconds."""
 
+_STAYS = 256 * 2**20
+"""Bytes up to which the pages of an earlier run are taken to be there still."""
+
 _SAMPLES = 32
 
 
@@ -47,9 +50,11 @@ def may_store_through_map(plan: Plan, runs: int) -> bool:
 
 def _in_memory(array: ArrayRef, runs: int) -> bool:
     try:
+        # What an earlier run has made is there, unless it was so much that it had to go again.
+        made = runs > 0 and array.nbytes <= _STAYS
         if array.nbytes < _WORTH_ASKING:
-            return runs > 0 and _reserved(array)
-        return _reserved(array) and _sampled(array)
+            return made and _reserved(array)
+        return _reserved(array) and (made or _sampled(array))
     except (OSError, ArrayFileError):
         return False  # The tasks will say what is the matter with it.
 
