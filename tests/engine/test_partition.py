@@ -275,7 +275,7 @@ def test_small_regions_are_batched_and_large_ones_are_not():
     assert batch((4,), (1,)) == 1  # few bytes can be much work
     assert batch((10**6,), (1000,)) == 125  # four for each worker
     assert batch((10**10,), (32 * 2**20,)) == 1
-    assert batch((10**10,), (2**18,)) == 128
+    assert batch((10**10,), (2**18,)) == 32
     assert batch((0,), (1,)) == 1
 
 

@@ -26,9 +26,8 @@ TOUCHED_TARGET = 16 * 2**20
 """Bytes of all arrays a region: large enough that a region's fixed cost does not count."""
 
 TASK_TARGET = 32 * 2**20
-"""Bytes a task, some ten milliseconds of a memory-bound kernel. On a machine where every core is
-busy a task is a millisecond on its way: at a quarter of this size workers waited for a third
-of the time."""
+"""Bytes a task, some milliseconds of a memory-bound kernel: the last one leaves the other workers
+idle for no longer than that, and what a task costs by itself does not show."""
 
 TASKS_PER_WORKER = 4
 """Tasks for each worker that a job is split into as long as they stay below the target: enough

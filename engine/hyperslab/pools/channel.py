@@ -39,11 +39,6 @@ _DEPTH = 4
 """Tasks for each worker that may be under way. Those that wait cost nothing: they can be given
 to another worker, and taken back."""
 
-_SPIN = 100e-6
-"""Seconds."""
-
-_PROCESSORS = len(os.sched_getaffinity(0))
-
 _WAKE = ANSWER.pack(0, 0.0, 0.0, 0, 0)
 
 _LONG_WRITE = 5.0
@@ -239,19 +234,6 @@ class ResidentChannel:
         if self.gone:
             events += self._lost()
         return events
-
-    def _spins(self) -> bool:
-        """Look for an answer for a moment before going to sleep; True where there is one.
-
-        To be woken takes as long as a small task. Only where a processor is free for it.
-        """
-        if not 0 < len(self._sent) < _PROCESSORS:
-            return False
-        until = time.perf_counter() + _SPIN
-        while time.perf_counter() < until:
-            if self._poll.poll(0):
-                return True
-        return False
 
     def _failure(self, ticket: int) -> Failure:
         path = Path(aside_path(self._pool.directory, ticket, "failure"))
