@@ -119,10 +119,10 @@ def count(a, lowest, scale, counts):
         for j in range(a.shape[1]):
             for k in range(a.shape[2]):
                 position = (a[i, j, k] - lowest) * scale
-                if 0 <= position < counts.size:
+                if 0 <= position < BINS:
                     counts[int(position)] += 1
-                elif position == counts.size:
-                    counts[counts.size - 1] += 1
+                elif position == BINS:
+                    counts[BINS - 1] += 1
 
 
 @hs.kernel

@@ -14,8 +14,8 @@ from planning import array, gives, plan, said, three, with_default
 from strategies import regions, shapes
 
 import hyperslab as hs
+from hyperslab.planning.arguments import SENT_LIMIT
 from hyperslab.planning.memory import Budget
-from hyperslab.planning.planner import SENT_LIMIT
 from hyperslab_workers.access import Access
 from hyperslab_workers.box import Grid
 from hyperslab_workers.kernel import ArrayType, ScalarType, TupleType

@@ -30,6 +30,7 @@ class _Reach:
     def __init__(self, position: int, access: Access) -> None:
         self.position = position
         self.array = access.array
+        self.axes = access.axes
         self.writes = access.privilege is Privilege.WRITE
         self.steps = [
             (axis, stride)
@@ -111,7 +112,7 @@ class Stepper:
             base = whole.__array_interface__["data"][0] - reach.array.offset
             self._moving.append((reach.position, base + reach.lead, reach.steps))
             if reach.writes:
-                self._zeroed.append(self._bindings[reach.position])
+                self._zeroed.append((whole, reach.axes))
         self._writers: list[tuple[_Reach, Any]] | None = None
 
     def let_go(self) -> None:
@@ -150,11 +151,12 @@ class Stepper:
             frame.place(position, tuple(lo))
         for values in self._values.values():
             values.fill(0)
-        if self._zeroed:
-            region = self._box(lo)
-            for binding in self._zeroed:
-                binding.locate(region, None)
-                binding.prepare(region)
+        for whole, axes in self._zeroed:
+            key = [
+                slice(None) if axis is None else slice(lo[axis], lo[axis] + self._size[axis])
+                for axis in axes
+            ]
+            whole[(*key, ...)].fill(0)
         frame()
         if self._buffered:
             begin_writing(index)

@@ -10,21 +10,19 @@ It is arithmetic on shapes: no data is read, and the cost does not grow with the
 from __future__ import annotations
 
 import dataclasses
-import inspect
-import math
 import operator
 import tempfile
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from hyperslab.arrays import Array
-from hyperslab.arrays.surroundings import grown
-from hyperslab.compiler import Kernel, check_dtype
-from hyperslab.errors import KernelError, PlanError
+from hyperslab.compiler import Kernel
+from hyperslab.errors import PlanError
 from hyperslab.planning import partition
-from hyperslab.planning.declare import ORIGIN, Declaration, read
+from hyperslab.planning.arguments import declared, held_against, named_arguments
+from hyperslab.planning.declare import Declaration
 from hyperslab.planning.interference import check_interference, repeatable
 from hyperslab.planning.layout import (
     argument_type,
@@ -41,12 +39,9 @@ from hyperslab.units import human_bytes
 from hyperslab_workers.access import Access, Placement, Privilege
 from hyperslab_workers.box import Grid
 from hyperslab_workers.reduction import is_exact
-from hyperslab_workers.task import Argument, Origin, Value
+from hyperslab_workers.task import Argument
 
 __all__ = ["build"]
-
-SENT_LIMIT = 10**6
-"""Bytes up to which a NumPy array is sent to the workers as it is."""
 
 PRIVATE_LIMIT = 256 * 2**20
 """Bytes up to which an accumulation uses private copies. A fixed number, not the memory
@@ -93,19 +88,10 @@ def build(
             f"{getattr(kernel, '__name__', kernel)!r} is not a kernel: decorate the function "
             "with @hs.kernel"
         )
-    named = _name_arguments(kernel, arguments)
-    declarations = tuple(_declared(value) for _, value in named)
+    named = named_arguments(kernel, arguments)
+    declarations = tuple(declared(value) for _, value in named)
     domain = _domain(over, declarations)
-
-    complete: list[Argument] = []
-    for (name, value), declaration in zip(named, declarations, strict=True):
-        if declaration is not None:
-            _check_outputs(kernel, name, declaration)
-            complete.append(_access(name, declaration, domain))
-        elif value is ORIGIN:
-            complete.append(Origin(name))
-        else:
-            complete.append(Value(name, _sendable(name, value)))
+    complete = held_against(domain, kernel, named, declarations)
     accesses = [a for a in complete if isinstance(a, Access)]
 
     splittable = partition.split_axes(domain, accesses)
@@ -123,43 +109,11 @@ def build(
         for a, d in zip(complete, declarations, strict=True)
         if isinstance(a, Access) and d is not None
     )
-    complete = [
-        dataclasses.replace(a, placement=_placement(a, d, private, limit))
-        if isinstance(a, Access) and d is not None and a.privilege is Privilege.ACCUMULATE
-        else a
-        for a, d in zip(complete, declarations, strict=True)
-    ]
+    complete = _placed(complete, declarations, private, limit)
     accesses = [a for a in complete if isinstance(a, Access)]
-    footprints = sum(d is not None and d.footprint is not None for d in declarations)
     again = repeatable(accesses)
-    # Where regions cannot be repeated, each leaves its contribution by itself: one that is lost
-    # half-way can then be told from one that is whole. This is geometry, too: it is asked as
-    # if all were private that may be, and not as the budget has it.
-    apart = not repeatable(
-        [dataclasses.replace(a, placement=None) if not _must_be_in_file(a) else a for a in accesses]
-    )
-    leaf = (
-        1
-        if apart
-        else partition.choose_leaf(grid, accesses, footprints=footprints, private=private)
-    )
-    ordered = any(
-        a.in_file and not is_exact(a.array.dtype) and d is not None and not d.any_order
-        for a, d in zip(complete, declarations, strict=True)
-        if isinstance(a, Access)
-    )
-    folded = any(a.placement is Placement.PRIVATE for a in accesses)
-    batch = partition.choose_batch(
-        grid,
-        accesses,
-        workers=settings.at_once,
-        leaf=leaf,
-        footprints=footprints,
-        in_turn=ordered and footprints > 0,
-        folded=folded,
-    )
-    if folded and not again:
-        batch = leaf
+    shares = _shares(grid, complete, declarations, private, settings.at_once, again)
+    leaf, batch = shares.leaf, shares.batch
     orders = tuple(buffer_order(a) for a in complete)
     through_map = tuple(
         again and kernel.options["boundscheck"] and stores_through_map(a, order, grid)
@@ -177,7 +131,7 @@ def build(
         leaf=leaf,
         batch=batch,
         buffer_orders=orders,
-        ordered=ordered,
+        ordered=shares.ordered,
         memory=project(
             accesses,
             declarations,
@@ -201,35 +155,69 @@ def build(
     )
 
 
-def _check_outputs(kernel: Kernel, name: str, declaration: Declaration) -> None:
-    """Refuse a kernel that names a new array after its output: zeros would be written."""
-    if declaration.privilege is not Privilege.READ and kernel.rebinds(name):
-        raise KernelError(
-            f"kernel {kernel.name} is to {declaration.privilege.value} {name} and does not: "
-            f"`{name} = …` gives the name to a new array and leaves the file's alone; assign to "
-            f"its elements, `{name}[...] = …` or `{name}[i, j] = …`",
-            kernel=kernel.name,
-        )
+def _placed(
+    arguments: Sequence[Argument],
+    declarations: Sequence[Declaration | None],
+    private: int,
+    limit: Budget,
+) -> list[Argument]:
+    """The arguments, with where each accumulation gathers."""
+    return [
+        dataclasses.replace(a, placement=_placement(a, d, private, limit))
+        if isinstance(a, Access) and d is not None and a.privilege is Privilege.ACCUMULATE
+        else a
+        for a, d in zip(arguments, declarations, strict=True)
+    ]
 
 
-def _name_arguments(kernel: Kernel, arguments: Sequence[Any]) -> list[tuple[str, Any]]:
-    parameters = list(kernel.signature.parameters.values())
-    required = [p for p in parameters if p.default is inspect.Parameter.empty]
-    if not len(required) <= len(arguments) <= len(parameters):
-        wanted = ", ".join(p.name for p in parameters)
-        raise KernelError(
-            f"kernel {kernel.name} takes {len(parameters)} arguments ({wanted}) and was given "
-            f"{len(arguments)}",
-            kernel=kernel.name,
-        )
-    values = [*arguments, *(p.default for p in parameters[len(arguments) :])]
-    return [(p.name, value) for p, value in zip(parameters, values, strict=True)]
+class _Shares(NamedTuple):
+    """How the regions are shared out."""
+
+    leaf: int
+    batch: int
+    ordered: bool
 
 
-def _declared(value: Any) -> Declaration | None:
-    if isinstance(value, Array):
-        return read(value)
-    return value if isinstance(value, Declaration) else None
+def _shares(
+    grid: Grid,
+    arguments: Sequence[Argument],
+    declarations: Sequence[Declaration | None],
+    private: int,
+    workers: int,
+    again: bool,
+) -> _Shares:
+    """Regions in a leaf and in a task, and whether tasks merge in region order."""
+    accesses = [a for a in arguments if isinstance(a, Access)]
+    footprints = sum(d is not None and d.footprint is not None for d in declarations)
+    # Where regions cannot be repeated, each leaves its contribution by itself: one that is lost
+    # half-way can then be told from one that is whole. This is geometry, too: it is asked as
+    # if all were private that may be, and not as the budget has it.
+    apart = not repeatable(
+        [a if _must_be_in_file(a) else dataclasses.replace(a, placement=None) for a in accesses]
+    )
+    leaf = (
+        1
+        if apart
+        else partition.choose_leaf(grid, accesses, footprints=footprints, private=private)
+    )
+    ordered = any(
+        a.in_file and not is_exact(a.array.dtype) and d is not None and not d.any_order
+        for a, d in zip(arguments, declarations, strict=True)
+        if isinstance(a, Access)
+    )
+    folded = any(a.placement is Placement.PRIVATE for a in accesses)
+    if folded and not again:
+        return _Shares(leaf, leaf, ordered)
+    batch = partition.choose_batch(
+        grid,
+        accesses,
+        workers=workers,
+        leaf=leaf,
+        footprints=footprints,
+        in_turn=ordered and footprints > 0,
+        folded=folded,
+    )
+    return _Shares(leaf, batch, ordered)
 
 
 def _domain(over: Any, declarations: Sequence[Declaration | None]) -> tuple[int, ...]:
@@ -253,96 +241,6 @@ def _domain(over: Any, declarations: Sequence[Declaration | None]) -> tuple[int,
     raise PlanError(
         "no argument says what to split: pass an array that is written, updated or read "
         "region by region, or name the domain with over=shape"
-    )
-
-
-def _access(name: str, declaration: Declaration, domain: tuple[int, ...]) -> Access:
-    array = declaration.array.ref
-    check_dtype(name, array.dtype)
-    if declaration.whole or declaration.privilege is Privilege.ACCUMULATE:
-        axes: tuple[int | None, ...] = (None,) * array.ndim
-    else:
-        axes = partition.align(array.shape, domain, declaration.axes, name)
-    if declaration.boundary == "parent":
-        array = grown(array, declaration.halo)
-    return Access(
-        name=name,
-        array=array,
-        privilege=declaration.privilege,
-        axes=axes,
-        halo=declaration.halo,
-        boundary=_typed_boundary(name, declaration),
-        op=declaration.op,
-        guarded=array.shared and declaration.privilege is not Privilege.ACCUMULATE,
-    )
-
-
-def _typed_boundary(name: str, declaration: Declaration) -> str | float | int:
-    """The boundary, a number only where the array can hold it."""
-    boundary = declaration.boundary
-    if isinstance(boundary, str):
-        return boundary
-    dtype = declaration.array.dtype
-    if not _holds(dtype, boundary):
-        raise PlanError(
-            f"argument {name}: boundary={boundary!r} cannot be an element of type {dtype}; give a "
-            'number that it holds, or one of "clip", "nearest", "reflect", "wrap"'
-        )
-    return boundary
-
-
-def _holds(dtype: np.dtype, number: float | complex) -> bool:
-    """Whether an element can be that number; floating-point types may round it."""
-    if dtype.kind == "c":
-        return True
-    if isinstance(number, complex) or dtype.kind not in "biuf":
-        return False
-    if dtype.kind == "f":
-        # Compared as they are: an integer may be too large for any float.
-        finite = -math.inf < number < math.inf
-        return not finite or abs(number) <= float(np.finfo(dtype).max)
-    if dtype.kind == "b":
-        return number in (0, 1)
-    limits = np.iinfo(dtype)
-    return int(limits.min) <= number <= int(limits.max) and number == int(number)
-
-
-def _sendable(name: str, value: Any) -> Any:
-    """A scalar or a small array, as a copy that later changes by the caller do not reach."""
-    if isinstance(value, np.ndarray):
-        if isinstance(value, np.memmap):
-            raise PlanError(
-                f"argument {name} is a numpy.memmap, which would be copied to every worker; "
-                f"open its file with hs.open({str(value.filename)!r}) instead"
-            )
-        if isinstance(value, np.ma.MaskedArray):
-            raise PlanError(
-                f"argument {name} is a masked array, and a kernel would see what lies under the "
-                "mask; give a.filled(value), or data and mask as two arguments"
-            )
-        if value.nbytes > SENT_LIMIT:
-            raise PlanError(
-                f"argument {name} is a NumPy array of {human_bytes(value.nbytes)}; up to "
-                f"{human_bytes(SENT_LIMIT)} are sent to the workers as they are: put it into a "
-                f"scratch file with hs.from_array({name}), or open the file it came from"
-            )
-        check_dtype(name, value.dtype)
-        return np.array(value, order="F" if value.flags.fnc else "C", subok=False)
-    if isinstance(value, np.generic):
-        check_dtype(name, value.dtype)
-        return value
-    if isinstance(value, bool | float | complex):
-        return value
-    if isinstance(value, int):
-        if not -(2**63) <= value < 2**63:
-            raise PlanError(
-                f"argument {name}={value} does not fit a 64-bit integer (-2**63 to 2**63 - 1); "
-                "give it as a float, or as np.uint64"
-            )
-        return value
-    raise PlanError(
-        f"argument {name} is of type {type(value).__name__}: a kernel takes arrays "
-        "(hs.open, hs.create, hs.from_array, or small NumPy arrays), numbers, and hs.ORIGIN"
     )
 
 
