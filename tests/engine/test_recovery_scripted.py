@@ -7,7 +7,6 @@ accesses can be tried, each with a death at every point of a small run.
 from __future__ import annotations
 
 import itertools
-import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -286,12 +285,7 @@ def combinations(of: int) -> list[tuple[tuple[str, str], ...]]:
 @pytest.mark.parametrize("of", [2, 3])
 def test_every_pair_and_triple_of_accesses_of_one_array(engine, tmp_path, of):
     accepted = refused = 0
-    chosen = combinations(of)
-    if of == 3:
-        # Every triple of one view, and of those of several all where there is time for it.
-        some = 1 if os.environ.get("HYPERSLAB_SOAK") else 9
-        chosen = [c for c in chosen if len({view for view, _ in c}) == 1] + chosen[::some]
-    for combination in chosen:
+    for combination in combinations(of):
 
         def declare(scene: Scene, combination=combination) -> tuple:
             return tuple(DECLARE[how](VIEWS[view](scene.a)) for view, how in combination)
