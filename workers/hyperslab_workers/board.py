@@ -18,6 +18,8 @@ import os
 import sys
 from dataclasses import dataclass
 
+from hyperslab_workers.fresh_file import write_fresh
+
 __all__ = [
     "FAILED",
     "FINISHED",
@@ -204,6 +206,5 @@ class Board:
     def create(cls, path: str, rows: int, cells: int = 1) -> Board:
         """A new board with every row idle."""
         words = _HEADER_WORDS + cells * _CELL_WORDS + rows * _ROW_WORDS
-        with open(path, "xb") as file:
-            file.write(cells.to_bytes(8, sys.byteorder) + bytes(8 * (words - 1)))
+        write_fresh(path, cells.to_bytes(8, sys.byteorder) + bytes(8 * (words - 1)))
         return cls(path)

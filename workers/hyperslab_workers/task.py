@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from hyperslab_workers.access import Access
 from hyperslab_workers.box import Box, Grid
+from hyperslab_workers.fresh_file import write_fresh
 from hyperslab_workers.kernel import KernelRef
 
 __all__ = ["Argument", "Failure", "Origin", "Outcome", "Program", "Slots", "Task", "Value"]
@@ -104,14 +105,7 @@ class Program:
         The name is new and known to nobody before the first task is sent, so it need not appear
         whole.
         """
-        data = pickle.dumps(self, protocol=5)
-        # Not by open(), which takes longer than all the rest of launching a small job.
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            while data:
-                data = data[os.write(fd, data) :]
-        finally:
-            os.close(fd)
+        write_fresh(path, pickle.dumps(self, protocol=5))
 
     @classmethod
     def load(cls, path: str) -> Program:
@@ -196,6 +190,5 @@ class Outcome:
 
 def write_aside(value: object, path: str) -> None:
     """Pickle a value into a file that appears whole: what is too large for a pipe."""
-    with open(f"{path}.part", "wb") as file:
-        pickle.dump(value, file, protocol=5)
+    write_fresh(f"{path}.part", pickle.dumps(value, protocol=5))
     os.replace(f"{path}.part", path)
