@@ -6,10 +6,11 @@ import atexit
 import gc
 import os
 import secrets
+import sys
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
@@ -228,8 +229,9 @@ class Engine:
         return f"<hyperslab.Engine: {self._settings.workers} workers, {executor!r}, {state}>"
 
 
-def _close_pool(pool: Pool, pid: int) -> None:
-    if os.getpid() == pid:
+def _close_pool(pool: Pool, pid: int, ending: Callable[[], bool] = sys.is_finalizing) -> None:
+    # When Python takes modules down, their names are gone, and all pools have been closed before.
+    if not ending() and os.getpid() == pid:
         pool.close()
         _lock_roots.update(pool.lock_roots)
 
