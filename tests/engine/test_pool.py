@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import random
@@ -426,3 +427,31 @@ def test_ctrl_c_waits_for_what_must_not_be_cut_in_half():
     assert steps == ["whole"]
     with pytest.raises(ZeroDivisionError):
         uninterrupted(lambda: steps.append(1 // 0))
+
+
+def test_slots_that_a_foreign_thread_may_still_fill_are_given_to_nobody(tmp_path, values):
+    """A thread cannot be killed: after a run that failed it goes on adding to its slot."""
+
+    @hs.kernel
+    def add_or_fail(values, sums, at):
+        if values[0, 0] == at:
+            raise ValueError("not this one")
+        for j in range(values.shape[1]):
+            sums[j] += values[0, j]
+
+    sums = hs.from_array(np.zeros(COLUMNS), scratch=tmp_path)
+    with ThreadPoolExecutor(2) as threads, hs.Engine(executor=threads, scratch=tmp_path) as engine:
+        for _ in range(3):
+            plan = engine.plan(add_or_fail, values, hs.accumulate(sums), 0.5, region=(1, None))
+            plan.run()
+            (slots,) = tmp_path.glob("*/program-*-slots")
+            del plan
+            gc.collect()
+            assert not slots.exists()
+    with hs.Engine(workers=2, scratch=tmp_path) as engine:
+        seen = set()
+        for _ in range(3):
+            engine.run(add_or_fail, values, hs.accumulate(sums), 0.5, region=(1, None))
+            gc.collect()
+            seen |= set(tmp_path.glob("*/pool-*/program-*-slots"))
+        assert len(seen) == 1, "one file serves one plan after the other"

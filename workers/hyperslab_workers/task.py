@@ -69,9 +69,6 @@ class Program:
     leaf: int
     """Consecutive regions over which a private accumulation runs; tasks are whole leaves."""
 
-    batch: int
-    """Consecutive regions in a task."""
-
     buffer_orders: tuple[Literal["C", "F"], ...]
     """For each argument the memory order of a private copy of it, "C" or "F"."""
 
@@ -80,9 +77,6 @@ class Program:
 
     slots: Slots | None
     """Where private accumulations are left to be merged; None where there are none."""
-
-    scratch: str
-    """Directory for what is too large to be sent."""
 
     lock_dir: str | None
     """Directory of the locks of arrays that name none themselves."""

@@ -68,27 +68,29 @@ def prepare(plan: Plan, pool: Pool, session: Path) -> Prepared:
     number = next(_numbers)
     path = program_path(pool.directory, number)
     slots, used = None, None
+    # Only our own workers are known to have stopped when a run that failed is over. A thread of the
+    # user's executor may go on adding to a slot for as long as its kernel takes.
+    reused = pool.capabilities.restartable
     if plan.bytes_accumulated and plan.tasks:
         count = slots_needed(plan.tasks, plan.memory.at_once)
-        used = take_up(pool.directory, count * slot_bytes(plan.arguments))
+        if reused:
+            used = take_up(pool.directory, count * slot_bytes(plan.arguments))
         slots = Slots(used or f"{path}-slots", count)
     program = Program(
         kernel=publish(compiled, session),
         arguments=plan.arguments,
         grid=plan.grid,
         leaf=plan.leaf,
-        batch=plan.batch,
         buffer_orders=plan.buffer_orders,
         through_map=plan.through_map,
         slots=slots,
-        scratch=pool.directory,
         lock_dir=plan.lock_dir,
         lock_timeout=plan.lock_timeout,
         ordered=plan.ordered,
         memory=plan.memory.per_worker,
         release=plan.release,
     )
-    weakref.finalize(plan, _remove, path, slots, os.getpid())
+    weakref.finalize(plan, _remove, path, slots, reused, os.getpid())
     program.dump(path)
     if slots is not None and used is None:
         reserve(slots, plan)
@@ -99,10 +101,15 @@ def prepare(plan: Plan, pool: Pool, session: Path) -> Prepared:
     )
 
 
-def _remove(program: str, slots: Slots | None, pid: int) -> None:
+def _remove(program: str, slots: Slots | None, reused: bool, pid: int) -> None:
     # A forked child has its parent's plans, but not the right to remove their files.
-    if os.getpid() == pid:
-        with contextlib.suppress(OSError):
-            os.unlink(program)
-        if slots is not None:
+    if os.getpid() != pid:
+        return
+    with contextlib.suppress(OSError):
+        os.unlink(program)
+    if slots is not None:
+        if reused:
             lay_aside(slots.path)
+            return
+        with contextlib.suppress(OSError):
+            os.unlink(slots.path)

@@ -14,6 +14,7 @@ and Ctrl-C has nothing to drain.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections import Counter
 
@@ -304,13 +305,5 @@ class _Run:
 
 def _from(task: Task, region: int) -> Task:
     """The rest of a task."""
-    return Task(
-        task.program,
-        task.index,
-        region,
-        task.stop,
-        task.slot,
-        task.merge,
-        task.through_map,
-        task.footprints[region - task.start :],
-    )
+    footprints = task.footprints[region - task.start :]
+    return dataclasses.replace(task, start=region, footprints=footprints)

@@ -19,8 +19,6 @@ class Window:
         self._program = program
         self._merger = merger
         self._through_map = through_map
-        self._footprints = plan.has_footprints
-        self._batch, self._regions, self._tasks = plan.batch, plan.regions, plan.tasks
         self._next = 0
         self._again: list[tuple[int, Task]] = []
         self._merges: list[Task] = []
@@ -30,24 +28,24 @@ class Window:
         if not self._merges:
             # What is merged frees slots, and is what the end of a run waits for.
             self._merges = [
-                Task(self._program, self._tasks, 0, 0, out, (left, right))
+                Task(self._program, self._plan.tasks, 0, 0, out, (left, right))
                 for left, right, out in self._merger.merges()
             ]
         if self._merges:
             return self._merges.pop()
         if self._again:
             return heapq.heappop(self._again)[1]
-        if self._next >= self._tasks:
+        if self._next >= self._plan.tasks:
             return None
         slot = self._merger.slot()
         if slot is None:
             return None
-        index = self._next
+        part = self._plan.task(self._next)
         self._next += 1
-        start = index * self._batch
-        stop = min(start + self._batch, self._regions)
-        footprints = self._plan.task(index).footprints if self._footprints else ()
-        return Task(self._program, index, start, stop, slot, None, self._through_map, footprints)
+        return Task(
+            *(self._program, part.index, part.start, part.stop, slot, None),
+            *(self._through_map, part.footprints),
+        )
 
     def put_back(self, task: Task) -> None:
         """A task that could not be sent, or that is to be performed again."""
