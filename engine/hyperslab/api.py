@@ -7,7 +7,6 @@ import gc
 import os
 import secrets
 import sys
-import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
@@ -26,6 +25,7 @@ from hyperslab.running.report import Report
 from hyperslab.running.run import drive, interrupted
 from hyperslab.session import session_directory
 from hyperslab.settings import Progress, Release, Settings
+from hyperslab_workers import forks
 
 __all__ = ["Engine", "default_engine", "plan", "run"]
 
@@ -106,7 +106,7 @@ class Engine:
         )
         self._pool: Pool | None = None
         self._prepared: weakref.WeakKeyDictionary[Plan, Prepared] = weakref.WeakKeyDictionary()
-        self._lock = threading.Lock()
+        self._lock = forks.lock()
         self._closed = False
         self._pid = os.getpid()
         self._name = secrets.token_hex(8)
@@ -242,7 +242,7 @@ _engines: weakref.WeakValueDictionary[str, Engine] = weakref.WeakValueDictionary
 _lock_roots: set[str | None] = set()
 _inherited: list[Pool | None] = []
 _default: Engine | None = None
-_default_lock = threading.Lock()
+_default_lock = forks.lock()
 
 
 def default_engine() -> Engine:
@@ -345,17 +345,6 @@ def plan(
     """
     chosen = _chosen(engine)
     return chosen.plan(kernel, *arguments, over=over, region=region)
-
-
-def _renew_locks() -> None:
-    """A forked child starts with free locks: what held them was a thread of its parent's."""
-    global _default_lock
-    _default_lock = threading.Lock()
-    for engine in list(_engines.values()):
-        engine._lock = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_renew_locks)
 
 
 @atexit.register

@@ -18,12 +18,11 @@ import re
 import secrets
 import shutil
 import tempfile
-import threading
 from pathlib import Path
 from typing import NamedTuple
 
 from hyperslab.errors import ArrayFileError
-from hyperslab_workers import owned
+from hyperslab_workers import forks, owned
 from hyperslab_workers.farewell import before_child_ends
 from hyperslab_workers.startup import SESSIONS, remove_semaphores
 
@@ -48,7 +47,7 @@ class _Session(NamedTuple):
                 os.close(self.fds.pop())
 
 
-_lock = threading.RLock()
+_lock = forks.lock(whole=True)
 _sessions: dict[tuple[int, str], _Session] = {}
 
 
@@ -178,18 +177,12 @@ def _after_fork() -> None:
     A child that kept the owner files open would own the directories too: nobody would sweep
     them if the parent was killed.
     """
-    global _lock
-    _lock = threading.RLock()
     for key in list(_sessions):
         session = _sessions.pop(key, None)
         if session is not None:
             session.abandon()
 
 
-# The table is locked during a fork, so that the child does not get a half-made entry whose open
-# files it could not close.
-os.register_at_fork(
-    before=lambda: _lock.acquire(),
-    after_in_parent=lambda: _lock.release(),
-    after_in_child=_after_fork,
-)
+# A fork waits for the table, so that the child does not get a half-made entry whose open files it
+# could not close.
+forks.in_child(_after_fork)

@@ -18,11 +18,11 @@ import errno
 import itertools
 import mmap
 import os
-import threading
 from collections.abc import Callable
 
 import numpy as np
 
+from hyperslab_workers import forks
 from hyperslab_workers.array_ref import ArrayRef
 from hyperslab_workers.errors import ArrayFileError
 
@@ -106,18 +106,9 @@ _files: dict[_Key, MappedFile] = {}
 _look_ups = itertools.count()
 # Held by who adds to the table. Reentrant: a signal handler, or a destructor of the user's, may
 # look an array up while this thread is adding one. Never taken to drop: a finalizer that waited
-# for it could be running in a thread that holds what its owner waits for.
-_lock = threading.RLock()
-
-
-def _after_fork() -> None:
-    # Inherited maps and descriptors stay good in a child; a lock that some thread of the
-    # parent held at that moment does not.
-    global _lock
-    _lock = threading.RLock()
-
-
-os.register_at_fork(after_in_child=_after_fork)
+# for it could be running in a thread that holds what its owner waits for. In a forked child it is
+# free, and inherited maps and descriptors stay good.
+_lock = forks.lock()
 
 
 def verify(ref: ArrayRef) -> None:
