@@ -25,6 +25,7 @@ from hyperslab.running.report import Report
 from hyperslab.running.run import drive, interrupted
 from hyperslab.session import session_directory
 from hyperslab.settings import Progress, Release, Settings
+from hyperslab.underway import under_way
 from hyperslab_workers import forks
 
 __all__ = ["Engine", "default_engine", "plan", "run"]
@@ -157,6 +158,14 @@ class Engine:
         started = time.monotonic() if started is None else started
         if progress is not None:
             progress = configuration.checked_progress(progress)
+        with under_way():
+            try:
+                return self._drive(plan, progress, started)
+            finally:
+                if _over:  # Nobody will come to close what an exit handler's job has started.
+                    self.close()
+
+    def _drive(self, plan: Plan, progress: Progress | None, started: float) -> Report:
         pool = self._ready_pool()
         display = make_progress(
             self._settings.progress if progress is None else progress,
@@ -194,10 +203,17 @@ class Engine:
             if self._closed:
                 raise HyperslabError("this engine is closed: make a new hs.Engine")
             if self._pid != os.getpid():
-                # A forked child has none of its parent's threads or workers. The pool is kept:
-                # its end would send a signal down a pipe that is the parent's too.
-                _inherited.append(self._pool)
+                # A forked child has none of its parent's threads or workers.
+                if not isinstance(self._settings.executor, str):
+                    raise HyperslabError(
+                        f"this engine's executor is that of process {self._pid}, of which this is a"
+                        " copy without its threads and workers: make an executor and an engine here"
+                    )
                 self._pool, self._pid = None, os.getpid()
+                self._prepared.clear()
+            if self._pool is not None and self._pool.closed:
+                # A child of multiprocessing ends its pools before it waits for its threads.
+                self._pool = None
                 self._prepared.clear()
             if self._pool is None:
                 session = session_directory(self._settings.scratch)
@@ -240,7 +256,9 @@ _engines: weakref.WeakValueDictionary[str, Engine] = weakref.WeakValueDictionary
 """The engines of this process, by the name that their plans carry."""
 
 _lock_roots: set[str | None] = set()
-_inherited: list[Pool | None] = []
+_over = False
+"""Whether the exit handler below has been run."""
+
 _default: Engine | None = None
 _default_lock = forks.lock()
 
@@ -349,6 +367,8 @@ def plan(
 
 @atexit.register
 def _close_all() -> None:
+    global _over
+    _over = True
     for engine in list(_engines.values()):
         engine.close()
     # Processes of a foreign executor have ended by now, most kinds without any farewell.

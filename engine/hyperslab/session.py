@@ -14,7 +14,6 @@ import atexit
 import contextlib
 import fcntl
 import os
-import re
 import secrets
 import shutil
 import tempfile
@@ -23,8 +22,8 @@ from typing import NamedTuple
 
 from hyperslab.errors import ArrayFileError
 from hyperslab_workers import forks, owned
-from hyperslab_workers.farewell import before_child_ends
-from hyperslab_workers.startup import SESSIONS, remove_semaphores
+from hyperslab_workers.farewell import before_child_ends, is_sure, note_exit, remove_after_end
+from hyperslab_workers.startup import SESSIONS
 
 __all__ = ["session_directory"]
 
@@ -130,6 +129,10 @@ def _make(session: _Session) -> None:
     fresh.rename(session.directory / _OWNER)
     with contextlib.suppress(OSError):
         session.fds.append(owned.keep(str(session.directory)))
+    if not is_sure():
+        pipe = remove_after_end(str(session.directory))
+        if pipe is not None:
+            session.fds.append(pipe)
 
 
 def _forget(key: tuple[int, str], session: _Session) -> None:
@@ -156,14 +159,15 @@ def _sweep(root: str) -> None:
             # Without an owner file it is being made this moment, or it is no session.
             with contextlib.suppress(OSError), owned.unowned(str(directory / _OWNER)) as owner:
                 if owner is not None:
-                    # Whatever else may stand there: anybody can make such a directory in /tmp.
-                    pid = re.match(rb"\d{1,19}", os.pread(owner, 20, 0))
-                    if pid and int(pid[0]) and not Path(f"/proc/{int(pid[0])}").exists():
-                        remove_semaphores(int(pid[0]))
                     shutil.rmtree(directory, ignore_errors=True)
 
 
 @atexit.register
+def _farewell() -> None:
+    note_exit()
+    _remove_own()
+
+
 def _remove_own() -> None:
     for key in list(_sessions):
         session = _sessions.pop(key, None)

@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import os
 import queue
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import (
@@ -20,10 +21,14 @@ from concurrent.futures import (
     ThreadPoolExecutor,
 )
 from pathlib import Path
+from typing import NoReturn
 
-from hyperslab.interruption import uninterrupted
+from hyperslab.errors import HyperslabError
+from hyperslab.interruption import exiting, uninterrupted
 from hyperslab.pools.death import Death, death_of_error
 from hyperslab.pools.protocol import Answered, Capabilities, Event, Line, Lost
+from hyperslab.underway import wait_before_what_was_registered
+from hyperslab_workers import forks
 from hyperslab_workers.board import IDLE, RUNNING, WRITING, Board
 from hyperslab_workers.task import Outcome, Task
 
@@ -68,9 +73,22 @@ class _SubmittedChannel:
                 # Told with the tasks that were under way; this one has not begun.
                 future = Future()
                 future.set_exception(error)
+            except RuntimeError as error:
+                self._refuse(error)
             self._flying[future] = (task, row, ticket)
             self._free.pop()
             future.add_done_callback(self._landed.put)
+
+    def _refuse(self, error: RuntimeError) -> NoReturn:
+        """Stop a run whose executor was shut down, by the program or because Python ends."""
+        if exiting() and threading.current_thread().daemon:
+            # Nobody will hear of it, and what is under way ends before its next region.
+            self._board.cells[0].call_off()
+            threading.Event().wait()
+        raise HyperslabError(
+            f"the executor takes no more tasks ({error}): keep it open until the jobs on it are "
+            "over, and where the program may end before, run them in a thread that is no daemon"
+        ) from error
 
     def receive(self, timeout: float) -> list[Event]:
         """What has happened; waits up to so many seconds for the first event."""
@@ -163,6 +181,7 @@ class SerialPool:
     capabilities = Capabilities(in_order=True, restartable=False, loses="nothing")
 
     def __init__(self, session: Path) -> None:
+        self.closed = False
         self.lock_roots: set[str | None] = set()
         self.directory = str(session)
 
@@ -185,17 +204,30 @@ def _call(task: Task, board: str, row: int, ticket: int) -> Future[Outcome]:
     return future
 
 
+def _check_is_alive(executor: Executor) -> None:
+    """Refuse threads that a forked child has inherited without what runs in them."""
+    threads = getattr(executor, "_threads", ()) if forks.is_forked() else ()
+    if threads and not any(getattr(thread, "is_alive", bool)() for thread in threads):
+        raise HyperslabError(
+            "the threads of this executor are those of another process, of which this is a copy "
+            "without them: make an executor here"
+        )
+
+
 class ForeignPool:
     """An executor of the user's: used, never replaced, never shut down."""
 
     def __init__(self, executor: Executor, workers: int, session: Path) -> None:
+        _check_is_alive(executor)
         self._executor = executor
+        self.closed = False
         self.directory = str(session)
         self.lock_roots: set[str | None] = set()
         self.workers = int(getattr(executor, "_max_workers", None) or workers)
         # Of these it is known; of others it is not assumed.
         in_order = isinstance(executor, ThreadPoolExecutor | ProcessPoolExecutor)
         self.capabilities = Capabilities(in_order=in_order, restartable=False, loses="all")
+        self._used = False
 
     def start(self) -> None:
         """It runs already."""
@@ -213,6 +245,14 @@ class ForeignPool:
         return _SubmittedChannel(self.directory, workers, capacity, self._submit)
 
     def _submit(self, task: Task, board: str, row: int, ticket: int) -> Future[Outcome]:
+        future = self._submitted(task, board, row, ticket)
+        if not self._used:
+            # By now it has registered whatever ends it when the program does.
+            self._used = True
+            wait_before_what_was_registered()
+        return future
+
+    def _submitted(self, task: Task, board: str, row: int, ticket: int) -> Future[Outcome]:
         from hyperslab_workers.execute import execute
 
         if not isinstance(self._executor, ThreadPoolExecutor):
