@@ -15,15 +15,23 @@ import concurrent.futures.thread  # noqa: F401  What is registered there comes a
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from hyperslab.interruption import end_as_interrupted
+from hyperslab.errors import HyperslabError
+from hyperslab.interruption import end_as_interrupted, exiting
 from hyperslab_workers import forks
 from hyperslab_workers.farewell import Stage, before_child_ends
 
-__all__ = ["call_off_if_asked", "under_way", "wait_before_what_was_registered"]
+__all__ = [
+    "call_off_if_asked",
+    "goes_on_in_parent",
+    "under_way",
+    "wait_before_what_was_registered",
+    "when_called_off",
+]
 
 _jobs: dict[object, threading.Thread] = {}
+_stops: list[Callable[[], object]] = []
 _called_off = False
 
 
@@ -31,8 +39,17 @@ _called_off = False
 def under_way() -> Iterator[None]:
     """A job, for as long as the block: the program's end waits for it if it does for its thread."""
     thread = threading.current_thread()
-    if thread.daemon or thread is threading.main_thread():
+    if thread is threading.main_thread():
         yield
+        return
+    if thread.daemon:
+        try:
+            yield
+        except BaseException:
+            if exiting():
+                # What it needs is gone, and an error would be half printed when Python ends.
+                threading.Event().wait()
+            raise
         return
     before_child_ends(_wait_for_jobs, Stage.JOBS)
     job = object()
@@ -57,6 +74,19 @@ def call_off_if_asked() -> None:
         raise KeyboardInterrupt
 
 
+def goes_on_in_parent() -> HyperslabError:
+    """The error for whoever comes back to a job in a copy of the process that runs it."""
+    return HyperslabError(
+        "this process was forked while the job ran, and the job goes on in its parent: run another "
+        "one here"
+    )
+
+
+def when_called_off(stop: Callable[[], object]) -> None:
+    """Have `stop` called when Ctrl-C calls off what the end of the program waits for."""
+    _stops.append(stop)
+
+
 def wait_before_what_was_registered() -> None:
     """Have jobs waited for before anything that has been registered with threading up to now."""
     # Python calls these in reverse. It refuses when it has begun to.
@@ -74,6 +104,8 @@ def _wait_for_jobs() -> None:
             if _called_off:
                 return  # A second one: not even for what is called off.
             _called_off = True
+            for stop in _stops:
+                stop()
 
 
 wait_before_what_was_registered()

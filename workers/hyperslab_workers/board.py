@@ -202,6 +202,14 @@ class Board:
             for at in range(first, len(self._words) - _ROW_WORDS + 1, _ROW_WORDS)
         )
 
+    def part(self) -> None:
+        """From here on a copy of its own: whatever is noted on it is seen by nobody else."""
+        self._words = memoryview(bytearray(self._words)).cast("q")
+        for cell in self.cells:
+            cell._words = self._words
+        for row in self.rows:
+            row._words = self._words
+
     @classmethod
     def create(cls, path: str, rows: int, cells: int = 1) -> Board:
         """A new board with every row idle."""

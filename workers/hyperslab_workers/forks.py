@@ -38,7 +38,6 @@ from hyperslab_workers.errors import HyperslabError
 
 __all__ = [
     "check_whole",
-    "has_forked",
     "in_child",
     "is_forked",
     "lock",
@@ -92,7 +91,6 @@ _forks: list[_Fork] = []
 """A stack: a signal handler may fork while the fork of its own thread waits."""
 
 _forked = False
-_has_forked = False
 _cut = False
 
 
@@ -176,11 +174,6 @@ def is_forked() -> bool:
     return _forked
 
 
-def has_forked() -> bool:
-    """Whether this process has children that are copies of it."""
-    return _has_forked
-
-
 def _before() -> None:
     fork = _Fork()
     # Known before it takes anything. What is raised here is printed by Python and forgotten, and
@@ -214,8 +207,6 @@ def _take_all(fork: _Fork) -> None:
 
 
 def _in_parent() -> None:
-    global _has_forked
-    _has_forked = True
     fork = _forks.pop()
     fork.give_back()
     if fork.entered:
@@ -226,8 +217,8 @@ def _in_parent() -> None:
 
 
 def _in_child() -> None:
-    global _entrance, _forked, _has_forked, _cut
-    _forked, _has_forked = True, False
+    global _entrance, _forked, _cut
+    _forked = True
     fork = _forks.pop()
     fork.give_back()
     _cut = _cut or not fork.whole

@@ -345,8 +345,8 @@ class ResidentChannel:
     def close(self) -> None:
         """Give the line back."""
         with contextlib.suppress(BlockingIOError):
-            while True:
-                os.read(self._answers, 65536)
+            while os.read(self._answers, 65536):
+                pass
         self._pool.give_back(self)
 
     def end(self) -> None:

@@ -21,12 +21,11 @@ import itertools
 import os
 import shutil
 import signal
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hyperslab.errors import HyperslabError
-from hyperslab.interruption import exiting, uninterrupted
+from hyperslab.interruption import uninterrupted
 from hyperslab.pools.channel import ResidentChannel
 from hyperslab.pools.death import Death
 from hyperslab.pools.protocol import Capabilities, Line
@@ -36,6 +35,7 @@ from hyperslab.pools.spawning import (
     check_may_have_children,
     spawn,
 )
+from hyperslab.underway import goes_on_in_parent
 from hyperslab_workers import forks
 from hyperslab_workers.board import Board
 from hyperslab_workers.farewell import Stage, before_child_ends
@@ -85,8 +85,8 @@ class Worker:
         """Every token that it has not taken: none of them has begun, nor ever will."""
         tokens = []
         with contextlib.suppress(BlockingIOError):
-            while True:
-                tokens.append(os.read(self.pipe, TOKEN.size))
+            while token := os.read(self.pipe, TOKEN.size):
+                tokens.append(token)
         return tokens
 
 
@@ -175,13 +175,7 @@ class ResidentPool:
     def check_open(self) -> None:
         """Refuse work where the engine was closed, or is another process's."""
         if self._inherited:
-            raise HyperslabError(
-                "this process was forked while the job ran, and the job goes on in its parent: "
-                "run another one here"
-            )
-        if self.closed and exiting() and threading.current_thread().daemon:
-            # Nobody will hear of it: an error would be half printed when Python ends.
-            threading.Event().wait()
+            raise goes_on_in_parent()
         if self.closed:
             raise HyperslabError(
                 "the engine was closed while a job ran on it: close it when its jobs are over"
@@ -305,10 +299,12 @@ class ResidentPool:
     def disown(self) -> None:
         """Leave everything to the process of which this one is a copy.
 
-        Its pipes are the parent's: whoever comes back to a run here, out of the signal handler
-        that forked, must neither take the answers of the parent's workers nor tell them anything.
+        Its pipes and its board are the parent's: whoever comes back to a run here, out of the
+        signal handler that forked, must neither take the answers of the parent's workers nor tell
+        them anything.
         """
         self.closed = self._inherited = True
+        self.board.part()
         pipes = [*(worker.pipe for worker in self.staff), *(c.answers for c in self._channels)]
         with contextlib.suppress(OSError):
             nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)

@@ -10,8 +10,8 @@ import contextlib
 import itertools
 import os
 import queue
-import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import (
     BrokenExecutor,
@@ -24,10 +24,14 @@ from pathlib import Path
 from typing import NoReturn
 
 from hyperslab.errors import HyperslabError
-from hyperslab.interruption import exiting, uninterrupted
+from hyperslab.interruption import uninterrupted
 from hyperslab.pools.death import Death, death_of_error
 from hyperslab.pools.protocol import Answered, Capabilities, Event, Line, Lost
-from hyperslab.underway import wait_before_what_was_registered
+from hyperslab.underway import (
+    goes_on_in_parent,
+    wait_before_what_was_registered,
+    when_called_off,
+)
 from hyperslab_workers import forks
 from hyperslab_workers.board import IDLE, RUNNING, WRITING, Board
 from hyperslab_workers.task import Outcome, Task
@@ -57,6 +61,21 @@ class _SubmittedChannel:
         self._flying: dict[Future[Outcome], tuple[Task, int, int]] = {}
         self._landed: queue.SimpleQueue[Future[Outcome]] = queue.SimpleQueue()
         self._broken: Death | None = None
+        self._inherited = False
+        _channels.add(self)
+
+    def stop(self) -> None:
+        """Have tasks end before their next region, and before their next write."""
+        self._board.cells[0].call_off()
+
+    def disown(self) -> None:
+        """Leave the run to the process of which this one is a copy.
+
+        In this one a signal handler may come back to it, and would do everything twice.
+        """
+        self._inherited = True
+        self._board.part()
+        self.stop()
 
     def accepts(self, task: Task) -> bool:
         """Whether there is room."""
@@ -64,6 +83,7 @@ class _SubmittedChannel:
 
     def send(self, tasks: list[Task]) -> None:
         """Submit tasks, in their order."""
+        self._check_own()
         for task in tasks:
             row, ticket = self._free[-1], next(self._tickets)
             self._board.rows[row].clear()
@@ -79,12 +99,12 @@ class _SubmittedChannel:
             self._free.pop()
             future.add_done_callback(self._landed.put)
 
+    def _check_own(self) -> None:
+        if self._inherited:
+            raise goes_on_in_parent()
+
     def _refuse(self, error: RuntimeError) -> NoReturn:
         """Stop a run whose executor was shut down, by the program or because Python ends."""
-        if exiting() and threading.current_thread().daemon:
-            # Nobody will hear of it, and what is under way ends before its next region.
-            self._board.cells[0].call_off()
-            threading.Event().wait()
         raise HyperslabError(
             f"the executor takes no more tasks ({error}): keep it open until the jobs on it are "
             "over, and where the program may end before, run them in a thread that is no daemon"
@@ -92,6 +112,7 @@ class _SubmittedChannel:
 
     def receive(self, timeout: float) -> list[Event]:
         """What has happened; waits up to so many seconds for the first event."""
+        self._check_own()
         events: list[Event] = []
         with contextlib.suppress(queue.Empty):
             self._land(self._landed.get(timeout=timeout), events)
@@ -143,7 +164,9 @@ class _SubmittedChannel:
         task called off returns at once anyway. Its workers are not ours to kill: after
         `patience` seconds only those are waited for that are writing.
         """
-        self._board.cells[0].call_off()
+        self.stop()
+        if self._inherited:
+            return []
         events: list[Event] = []
         deadline = time.monotonic() + patience
         # A second Ctrl-C means: no patience.
@@ -170,8 +193,30 @@ class _SubmittedChannel:
 
     def close(self) -> None:
         """Remove the board."""
+        _channels.discard(self)
+        if self._inherited:
+            return
         with contextlib.suppress(OSError):
             os.unlink(self._board.path)
+
+
+_channels: weakref.WeakSet[_SubmittedChannel] = weakref.WeakSet()
+"""Those of the runs under way in this process."""
+
+
+def _stop_all() -> None:
+    for channel in list(_channels):
+        channel.stop()
+
+
+def _disown_all() -> None:
+    for channel in list(_channels):
+        channel.disown()
+    _channels.clear()
+
+
+when_called_off(_stop_all)
+forks.in_child(_disown_all)
 
 
 class SerialPool:

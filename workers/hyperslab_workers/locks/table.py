@@ -17,7 +17,7 @@ from collections.abc import Iterable
 
 from hyperslab_workers import forks
 from hyperslab_workers.errors import HyperslabError, LockTimeout
-from hyperslab_workers.farewell import before_child_ends
+from hyperslab_workers.farewell import before_child_ends, is_sure
 from hyperslab_workers.locks.directory import LockDirectory, sweep_root
 from hyperslab_workers.locks.root import default_lock_root
 from hyperslab_workers.locks.stripe import Stripe
@@ -78,7 +78,7 @@ def use(
 ) -> InUse:
     """Use a lock directory: for `holder` until :func:`end_hold`, or else retained.
 
-    A directory that a holder is the first to use is retained as well.
+    A directory that a holder is the first to use is retained as well, to the process's end.
 
     Parameters
     ----------
@@ -105,7 +105,9 @@ def use(
         with _table_lock:
             used = _table.get(directory)
             if used is None:
-                used = _open(directory, stripes, stripe_bytes, retained=int(holder is not None))
+                # Where no exit handler is sure to give it up, it goes with its last holder.
+                retained = int(holder is not None and is_sure())
+                used = _open(directory, stripes, stripe_bytes, retained)
             if used is not None:
                 if holder is None:
                     used.retained += 1
