@@ -27,6 +27,7 @@ from hyperslab.session import session_directory
 from hyperslab.settings import Progress, Release, Settings
 from hyperslab.underway import under_way
 from hyperslab_workers import forks
+from hyperslab_workers.host import refused
 
 __all__ = ["Engine", "default_engine", "plan", "run"]
 
@@ -195,6 +196,11 @@ class Engine:
             return prepared
         try:
             return prepare(plan, pool, session_directory(self._settings.scratch))
+        except (OSError, MemoryError) as error:
+            if isinstance(error, HyperslabError):
+                raise
+            what = f"kernel {plan.kernel.name} cannot be got ready in {pool.directory!r}"
+            raise refused(what, error) from error
         except KeyboardInterrupt:
             raise interrupted(plan, "before its first region; no file was changed") from None
 

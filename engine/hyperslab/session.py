@@ -16,19 +16,21 @@ import fcntl
 import os
 import secrets
 import shutil
-import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from hyperslab.errors import ArrayFileError
+from hyperslab.errors import ArrayFileError, HyperslabError
 from hyperslab_workers import forks, owned
 from hyperslab_workers.farewell import before_child_ends, is_sure, note_exit, remove_after_end
+from hyperslab_workers.host import absolute, remedy, temporary_directory
+from hyperslab_workers.mapping import sparing
 from hyperslab_workers.startup import SESSIONS
 
 __all__ = ["session_directory"]
 
 _PREFIX = "hyperslab-session-"
 _OWNER = "owner.lock"
+_SETTINGS = "scratch= or HYPERSLAB_SCRATCH"
 
 
 class _Session(NamedTuple):
@@ -36,8 +38,10 @@ class _Session(NamedTuple):
     fds: list[int]  # Closed, they no longer say that the directory has an owner.
 
     def remove(self) -> None:
-        shutil.rmtree(self.directory, ignore_errors=True)
+        # In this order: where no more files can be opened, these two are what is needed to look
+        # into the directory. Another process that takes it for abandoned meanwhile removes it too.
         self.abandon()
+        shutil.rmtree(self.directory, ignore_errors=True)
 
     def abandon(self) -> None:
         """Close without removing: what is left belongs to whoever else has it open."""
@@ -48,6 +52,22 @@ class _Session(NamedTuple):
 
 _lock = forks.lock(whole=True)
 _sessions: dict[tuple[int, str], _Session] = {}
+
+
+def scratch_root(scratch: str | os.PathLike[str] | None = None) -> str:
+    """Where scratch directories are made; the parameter as in :func:`session_directory`.
+
+    Raises
+    ------
+    ArrayFileError
+        None is named, and the system has no temporary directory that can be written to.
+    """
+    try:
+        named = scratch or os.environ.get("HYPERSLAB_SCRATCH")
+        root = absolute(named) if named else temporary_directory(f"{_SETTINGS}")
+    except HyperslabError as error:
+        raise ArrayFileError(str(error)) from None
+    return os.path.realpath(root)
 
 
 def session_directory(scratch: str | os.PathLike[str] | None = None) -> Path:
@@ -68,8 +88,7 @@ def session_directory(scratch: str | os.PathLike[str] | None = None) -> Path:
     ArrayFileError
         The root does not exist or cannot be written.
     """
-    root = os.fspath(scratch or os.environ.get("HYPERSLAB_SCRATCH") or tempfile.gettempdir())
-    root = os.path.realpath(root)
+    root = scratch_root(scratch)
     # The process number is part of the key: whatever a child inherits, it must not use, and
     # above all not remove, its parent's directory.
     key = (os.getpid(), root)
@@ -93,8 +112,8 @@ def session_directory(scratch: str | os.PathLike[str] | None = None) -> Path:
         except OSError as error:
             _forget(key, session)
             raise ArrayFileError(
-                f"no scratch directory can be made in {root!r} ({error.strerror}); give an "
-                "existing, writable directory with scratch= or HYPERSLAB_SCRATCH"
+                f"no scratch directory can be made in {root!r} ({error.strerror}): {remedy(error)}."
+                f" Give an existing, writable directory with {_SETTINGS}"
             ) from None
         except BaseException:
             _forget(key, session)
@@ -122,7 +141,8 @@ def _make(session: _Session) -> None:
     session.directory.mkdir(mode=0o700)
     # Locked before it has its name: a sweep in between would take it for abandoned.
     fresh = session.directory / f"{_OWNER}.new"
-    owner = os.open(fresh, owned.MARK_FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
+    flags = owned.MARK_FLAGS | os.O_CREAT | os.O_EXCL
+    owner = sparing(lambda: os.open(fresh, flags, 0o600))
     session.fds.append(owner)
     fcntl.flock(owner, fcntl.LOCK_EX)
     os.write(owner, b"%d\n" % os.getpid())

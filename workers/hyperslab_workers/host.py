@@ -15,7 +15,14 @@ from collections.abc import Iterator
 
 from hyperslab_workers.errors import HyperslabError
 
-__all__ = ["remedy", "short_of_descriptors", "temporary_directory", "working_somewhere"]
+__all__ = [
+    "absolute",
+    "refused",
+    "remedy",
+    "short_of_descriptors",
+    "temporary_directory",
+    "working_somewhere",
+]
 
 _REMEDIES = {
     errno.EMFILE: "this process may not open more files: raise the limit with 'ulimit -n', or "
@@ -57,9 +64,41 @@ def remedy(error: BaseException) -> str:
     return _REMEDIES.get(number or 0, "look at the limits of this process (ulimit -a)")
 
 
+def refused(what: str, error: BaseException) -> HyperslabError:
+    """The error for what a job cannot have on this host.
+
+    Parameters
+    ----------
+    what : str
+        What failed, as the beginning of a sentence.
+    error : exception
+        What was raised, by the system or by Python for it.
+    """
+    reason = str(error) or type(error).__name__
+    return HyperslabError(f"{what} ({reason}): {remedy(error)}")
+
+
 def short_of_descriptors(error: BaseException) -> bool:
     """Whether it was refused because too many files are open."""
     return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
+
+
+def absolute(path: str | os.PathLike[str]) -> str:
+    """The absolute path as text; links are not followed, so that messages show what was given.
+
+    Raises
+    ------
+    HyperslabError
+        The path is relative and the working directory was removed.
+    """
+    text = os.fspath(path)
+    try:
+        return os.path.abspath(text)
+    except FileNotFoundError:
+        raise HyperslabError(
+            f"{text!r} is relative and the working directory was removed: give an absolute path, "
+            "or change to a directory that exists"
+        ) from None
 
 
 def temporary_directory(settings: str) -> str:

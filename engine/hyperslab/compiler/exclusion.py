@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from hyperslab_workers import forks
+from hyperslab_workers.host import working_somewhere
 
 __all__ = ["compiling"]
 
@@ -32,7 +33,8 @@ def compiling() -> Iterator[None]:
         This process was forked in the middle of a compilation that took too long to wait for.
     """
     forks.check_whole("compile a kernel")
-    with forks.undisturbed(), _one_at_a_time:
+    # Numba imports what asks for the working directory.
+    with forks.undisturbed(), _one_at_a_time, working_somewhere():
         yield
 
 

@@ -39,7 +39,7 @@ from hyperslab.underway import goes_on_in_parent
 from hyperslab_workers import forks
 from hyperslab_workers.board import Board
 from hyperslab_workers.farewell import Stage, before_child_ends
-from hyperslab_workers.host import remedy
+from hyperslab_workers.host import refused
 from hyperslab_workers.posting import Posting
 from hyperslab_workers.resident import TOKEN, answers_path, board_path, tokens_path
 
@@ -205,9 +205,7 @@ class ResidentPool:
                 except OSError as error:
                     with contextlib.suppress(OSError):
                         os.unlink(path)
-                    raise HyperslabError(
-                        f"no line to the workers can be opened ({error.strerror}): {remedy(error)}"
-                    ) from error
+                    raise refused("no line to the workers can be opened", error) from error
                 self._channels.append(channel)
             channel.begin(line)
             self._false_starts = 0

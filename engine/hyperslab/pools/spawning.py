@@ -21,8 +21,8 @@ import sys
 from hyperslab.errors import HyperslabError
 from hyperslab.pools.death import Death, death_of_exit
 from hyperslab_workers import forks
-from hyperslab_workers.host import remedy, short_of_descriptors
-from hyperslab_workers.mapping import forget_all
+from hyperslab_workers.host import refused
+from hyperslab_workers.mapping import sparing
 from hyperslab_workers.posting import Posting, said_path
 from hyperslab_workers.startup import BLOCKED, ENVIRONMENT
 
@@ -116,10 +116,8 @@ def check_may_have_children() -> None:
 
 def cannot_start(error: Exception) -> HyperslabError:
     """The error for a worker process that the host refused."""
-    return HyperslabError(
-        f"a worker process could not be started ({type(error).__name__}: {error}): "
-        f"{remedy(error)}; the next job tries again, and executor='serial' does without"
-    )
+    told = refused("a worker process could not be started", error)
+    return HyperslabError(f"{told}; the next job tries again, and executor='serial' does without")
 
 
 def spawn(posting: Posting) -> WorkerProcess:
@@ -133,13 +131,7 @@ def spawn(posting: Posting) -> WorkerProcess:
     # Named, so that a fork of another thread's waits: a process that is being started has
     # descriptors that the copy would keep open.
     with forks.undisturbed():
-        try:
-            return _spawn(posting)
-        except OSError as error:
-            if not short_of_descriptors(error):
-                raise
-        forget_all()
-        return _spawn(posting)
+        return sparing(lambda: _spawn(posting))
 
 
 def _spawn(posting: Posting) -> WorkerProcess:
