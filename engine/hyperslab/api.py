@@ -27,7 +27,8 @@ from hyperslab.session import session_directory
 from hyperslab.settings import Progress, Release, Settings
 from hyperslab.underway import under_way
 from hyperslab_workers import forks
-from hyperslab_workers.host import refused
+from hyperslab_workers.host import refusals_in_words
+from hyperslab_workers.mapping import sparing
 
 __all__ = ["Engine", "default_engine", "plan", "run"]
 
@@ -144,14 +145,17 @@ class Engine:
         region: int | Sequence[int | None] | None = None,
     ) -> Plan:
         """Verify a job without running it. See :func:`hyperslab.plan`."""
-        return planner.build(
-            kernel,
-            arguments,
-            settings=self._settings,
-            engine=self._name,
-            over=over,
-            region=region,
-        )
+        with refusals_in_words("the job cannot be planned"):
+            return sparing(
+                lambda: planner.build(
+                    kernel,
+                    arguments,
+                    settings=self._settings,
+                    engine=self._name,
+                    over=over,
+                    region=region,
+                )
+            )
 
     def _run(
         self, plan: Plan, *, progress: Progress | None = None, started: float | None = None
@@ -174,9 +178,11 @@ class Engine:
             plan.regions,
             plan.bytes_read + plan.bytes_written,
         )
+        what = f"kernel {plan.kernel.name} cannot be run with scratch in {pool.directory!r}"
         try:
-            prepared = self._take_prepared(plan, pool)
-            report = drive(plan, prepared, pool, display, started)
+            with refusals_in_words(what):
+                prepared = self._take_prepared(plan, pool)
+                report = drive(plan, prepared, pool, display, started)
         finally:
             display.close()
         with self._lock:
@@ -196,11 +202,6 @@ class Engine:
             return prepared
         try:
             return prepare(plan, pool, session_directory(self._settings.scratch))
-        except (OSError, MemoryError) as error:
-            if isinstance(error, HyperslabError):
-                raise
-            what = f"kernel {plan.kernel.name} cannot be got ready in {pool.directory!r}"
-            raise refused(what, error) from error
         except KeyboardInterrupt:
             raise interrupted(plan, "before its first region; no file was changed") from None
 

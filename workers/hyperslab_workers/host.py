@@ -17,6 +17,7 @@ from hyperslab_workers.errors import HyperslabError
 
 __all__ = [
     "absolute",
+    "refusals_in_words",
     "refused",
     "remedy",
     "short_of_descriptors",
@@ -32,8 +33,10 @@ _REMEDIES = {
     "container its pids limit), or lower workers=",
     errno.ENOMEM: "memory, or the address space that is allowed, is used up: raise the limit with "
     "'ulimit -v' (in a container its memory limit), or lower workers=",
-    errno.ENOSPC: "the disk is full: free some space there, or name another place",
-    errno.EDQUOT: "the quota is used up: free some space there, or name another place",
+    errno.ENOSPC: "the disk is full: free some space there, or name another place (for scratch "
+    "with scratch= or HYPERSLAB_SCRATCH)",
+    errno.EDQUOT: "the quota is used up: free some space there, or name another place (for scratch "
+    "with scratch= or HYPERSLAB_SCRATCH)",
     errno.EROFS: "the file system is read-only: name a place that can be written",
     errno.EACCES: "the permissions forbid it: change them, or name a place of your own",
     errno.EPERM: "the system forbids it, as containers and security modules do: ask who runs it",
@@ -48,15 +51,15 @@ def remedy(error: BaseException) -> str:
     Parameters
     ----------
     error : exception
-        What was raised: an ``OSError``, a ``MemoryError``, or the ``RuntimeError`` of a thread
-        that could not be started.
+        What was raised: an ``OSError``, a ``MemoryError``, the ``RuntimeError`` of a thread that
+        could not be started, or the ``ImportError`` of a library that could not be loaded.
 
     Examples
     --------
     >>> remedy(OSError(errno.EMFILE, "Too many open files"))[:43]
     'this process may not open more files: raise'
     """
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or "failed to map segment" in str(error):
         return _REMEDIES[errno.ENOMEM]
     if isinstance(error, RuntimeError) and "start new thread" in str(error):
         return _REMEDIES[errno.EAGAIN]
@@ -76,6 +79,17 @@ def refused(what: str, error: BaseException) -> HyperslabError:
     """
     reason = str(error) or type(error).__name__
     return HyperslabError(f"{what} ({reason}): {remedy(error)}")
+
+
+@contextlib.contextmanager
+def refusals_in_words(what: str) -> Iterator[None]:
+    """A block in which whatever the host refuses becomes an error of ours; as :func:`refused`."""
+    try:
+        yield
+    except HyperslabError:
+        raise
+    except (OSError, MemoryError, ImportError) as error:
+        raise refused(what, error) from error
 
 
 def short_of_descriptors(error: BaseException) -> bool:

@@ -6,6 +6,8 @@ import contextlib
 import os
 from dataclasses import dataclass
 
+from hyperslab_workers.host import remedy
+
 __all__ = ["Posting", "said_path"]
 
 
@@ -44,7 +46,7 @@ class Posting:
         except BaseException as error:
             # To the coordinator and not to the terminal: it may try a few times, and tells once.
             with contextlib.suppress(OSError):
-                text = f"{type(error).__name__}: {error}".strip()[:500]
+                text = f"{type(error).__name__}: {str(error)[:500]}: {remedy(error)}"
                 with open(said_path(self.directory, self.number), "w", errors="replace") as file:
                     file.write(text)
         return 1

@@ -128,7 +128,8 @@ class ResidentPool:
                 self._furnish()
             except OSError as error:
                 shutil.rmtree(self.directory, ignore_errors=True)
-                raise cannot_start(error) from error
+                what = f"the pipes to the workers cannot be made in {self.directory!r}"
+                raise cannot_start(error, what) from error
             _open.add(self)
             before_child_ends(_end_all, Stage.PROCESSES)
             self._fill()
@@ -286,6 +287,8 @@ class ResidentPool:
                     worker.process.close()
                 os.close(worker.pipe)
                 worker.process = None
+            if self.staff:
+                self.board.part()
             self.staff = []
             for channel in self._channels:
                 channel.wake()

@@ -114,9 +114,11 @@ def check_may_have_children() -> None:
         )
 
 
-def cannot_start(error: Exception) -> HyperslabError:
-    """The error for a worker process that the host refused."""
-    told = refused("a worker process could not be started", error)
+def cannot_start(
+    error: Exception, what: str = "a worker process could not be started"
+) -> HyperslabError:
+    """The error for a worker process, or what it needs, that the host refused."""
+    told = refused(what, error)
     return HyperslabError(f"{told}; the next job tries again, and executor='serial' does without")
 
 

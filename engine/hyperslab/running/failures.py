@@ -122,8 +122,7 @@ def never_started(plan: Plan, death: Death, times: int) -> WorkerLost:
     ended = f"were killed by {death.signal}" if death.signal else "ended"
     return WorkerLost(
         f"the workers of kernel {plan.kernel.name} {ended} {times} times in a row before they "
-        f"began a task; {death.cause}. Look at the limits of this process (ulimit -a), of memory "
-        "above all; executor='serial' runs the job without them",
+        f"began a task; {death.cause}; executor='serial' runs the job without them",
         signal=death.signal,
     )
 
