@@ -21,7 +21,13 @@ from typing import NamedTuple
 
 from hyperslab.errors import ArrayFileError, HyperslabError
 from hyperslab_workers import forks, owned
-from hyperslab_workers.farewell import before_child_ends, is_sure, note_exit, remove_after_end
+from hyperslab_workers.farewell import (
+    before_child_ends,
+    is_sure,
+    note_exit,
+    remove_after_end,
+    threads_remain,
+)
 from hyperslab_workers.host import absolute, remedy, temporary_directory
 from hyperslab_workers.mapping import sparing
 from hyperslab_workers.startup import SESSIONS
@@ -107,7 +113,7 @@ def session_directory(scratch: str | os.PathLike[str] | None = None) -> Path:
             _make(session)
             if _sessions.setdefault(key, session) is session:
                 _list_sessions()
-                before_child_ends(_remove_own)
+                before_child_ends(_remove_unless_needed)
                 return session.directory
         except OSError as error:
             _forget(key, session)
@@ -186,6 +192,11 @@ def _sweep(root: str) -> None:
 def _farewell() -> None:
     note_exit()
     _remove_own()
+
+
+def _remove_unless_needed() -> None:
+    if not threads_remain():  # Else a helper does it, when they have ended as well.
+        _remove_own()
 
 
 def _remove_own() -> None:

@@ -1,10 +1,10 @@
 """Jobs under way in threads for which Python waits when the program ends.
 
 Python first runs what was registered with :mod:`threading`, among it what ends the program's own
-executors; then it waits for threads, except daemons; then it runs exit handlers. Children of
-multiprocessing run their finalizers before they wait for threads. A job in such a thread is to come
-to its end, so what it needs (an executor, workers, scratch files) has to be there until then: it is
-waited for before any of that goes.
+executors; then it waits for threads, except daemons; then it runs exit handlers. A job in such a
+thread is to come to its end, so it is waited for before its executor goes. And Ctrl-C, which Python
+gives to the main thread, is told to the jobs: else Python, waiting, would take it for an error of
+its own and leave them where they are.
 
 Jobs in daemon threads are not waited for, by Python's own rule: they stop where they are.
 """
@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import concurrent.futures.thread  # noqa: F401  What is registered there comes after this.
 import contextlib
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import FrameType
 
 from hyperslab.errors import HyperslabError
 from hyperslab.interruption import end_as_interrupted, exiting
 from hyperslab_workers import forks
-from hyperslab_workers.farewell import Stage, before_child_ends
 
 __all__ = [
     "call_off_if_asked",
@@ -30,7 +31,7 @@ __all__ = [
     "when_called_off",
 ]
 
-_jobs: dict[object, threading.Thread] = {}
+_jobs: set[object] = set()
 _stops: list[Callable[[], object]] = []
 _called_off = False
 
@@ -51,13 +52,12 @@ def under_way() -> Iterator[None]:
                 threading.Event().wait()
             raise
         return
-    before_child_ends(_wait_for_jobs, Stage.JOBS)
     job = object()
-    _jobs[job] = thread
+    _jobs.add(job)
     try:
         yield
     finally:
-        _jobs.pop(job, None)
+        _jobs.discard(job)
 
 
 def call_off_if_asked() -> None:
@@ -95,17 +95,26 @@ def wait_before_what_was_registered() -> None:
 
 
 def _wait_for_jobs() -> None:
-    global _called_off
-    while any(thread.is_alive() for thread in list(_jobs.values())):
-        try:
+    # From here on, and until all threads have ended: a next job may follow the one that ends.
+    with contextlib.suppress(ValueError):  # A subinterpreter: it hears no signals.
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, _heed)
+    # Asked of the jobs and not of their threads: Python 3.11 takes a thread for dead when Ctrl-C
+    # has come in the middle of its join(). A second Ctrl-C ends the wait.
+    with contextlib.suppress(KeyboardInterrupt):
+        while _jobs:
             time.sleep(0.01)
-        except KeyboardInterrupt:
-            end_as_interrupted()
-            if _called_off:
-                return  # A second one: not even for what is called off.
-            _called_off = True
-            for stop in _stops:
-                stop()
+
+
+def _heed(number: int, frame: FrameType | None) -> None:
+    """Ctrl-C at the end: call off what is waited for; the second time, wait for nothing more."""
+    global _called_off
+    if not _jobs or _called_off:
+        signal.default_int_handler(number, frame)
+    _called_off = True
+    end_as_interrupted()
+    for stop in _stops:
+        stop()
 
 
 wait_before_what_was_registered()

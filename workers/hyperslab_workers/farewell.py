@@ -13,28 +13,15 @@ calls ``os._exit()``. For what these leave on disk a helper waits that outlives 
 from __future__ import annotations
 
 import contextlib
-import enum
 import multiprocessing
 import os
 import subprocess
+import threading
 from collections.abc import Callable
 
 from hyperslab_workers import forks
 
-__all__ = ["Stage", "before_child_ends", "is_sure", "note_exit", "remove_after_end"]
-
-
-class Stage(enum.IntEnum):
-    """When something is done in a child that ends: its priority as a finalizer."""
-
-    JOBS = 300
-    """Jobs are waited for that run in threads for which the child will wait."""
-
-    PROCESSES = 100
-    """Worker processes are ended, from 0 on before the child waits for its own children."""
-
-    FILES = -100
-    """Files are removed that such children may have used."""
+__all__ = ["before_child_ends", "is_sure", "note_exit", "remove_after_end", "threads_remain"]
 
 
 # Of a forked child's parent too, whose finalizers a child has not inherited.
@@ -46,18 +33,19 @@ _exited = False
 _HELPER = 'exec 3<&0; (trap "" HUP INT TERM; read -r x <&3; exec rm -rf -- "$1") &'
 
 
-def before_child_ends(call: Callable[[], object], stage: Stage = Stage.FILES) -> None:
+def before_child_ends(call: Callable[[], object], *, processes: bool = False) -> None:
     """Have `call` made at the end of this process, if it is a child of multiprocessing.
 
-    May be said again and again.
+    May be said again and again. At that time the child has not yet waited for its threads.
 
     Parameters
     ----------
     call : callable
         A function of a module, harmless if called twice: where ``atexit`` serves, it may run
         there as well.
-    stage : Stage
-        When.
+    processes : bool
+        Whether it ends processes. What does so comes first, and what removes files after they
+        have ended.
     """
     promise = (os.getpid(), call)
     if multiprocessing.parent_process() is None or promise in _promised:
@@ -65,7 +53,13 @@ def before_child_ends(call: Callable[[], object], stage: Stage = Stage.FILES) ->
     _promised.add(promise)
     from multiprocessing import util
 
-    util.Finalize(None, call, exitpriority=int(stage))
+    util.Finalize(None, call, exitpriority=100 if processes else -100)
+
+
+def threads_remain() -> bool:
+    """Whether this process will wait for threads that may go on using what it has."""
+    here = threading.current_thread(), threading.main_thread()
+    return any(not one.daemon and one not in here for one in threading.enumerate())
 
 
 def note_exit() -> None:

@@ -38,7 +38,7 @@ from hyperslab.pools.spawning import (
 from hyperslab.underway import goes_on_in_parent
 from hyperslab_workers import forks
 from hyperslab_workers.board import Board
-from hyperslab_workers.farewell import Stage, before_child_ends
+from hyperslab_workers.farewell import before_child_ends, threads_remain
 from hyperslab_workers.host import refused
 from hyperslab_workers.posting import Posting
 from hyperslab_workers.resident import TOKEN, answers_path, board_path, tokens_path
@@ -131,7 +131,7 @@ class ResidentPool:
                 what = f"the pipes to the workers cannot be made in {self.directory!r}"
                 raise cannot_start(error, what) from error
             _open.add(self)
-            before_child_ends(_end_all, Stage.PROCESSES)
+            before_child_ends(_end_all, processes=True)
             self._fill()
 
     def _furnish(self) -> None:
@@ -326,6 +326,8 @@ class ResidentPool:
 
 
 def _end_all() -> None:
+    if threads_remain():
+        return  # Their jobs go on. Workers see the end of the process by themselves.
     for pool in list(_open):
         pool.close()
 

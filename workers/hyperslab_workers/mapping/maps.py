@@ -103,9 +103,11 @@ class MappedFile:
         return address - start
 
     def _close_fd(self) -> None:
-        if self.fd >= 0:
-            self._close(self.fd)
-            self.fd = -1
+        # Forgotten first: Ctrl-C may come between the two, and what is closed twice may by then
+        # be another file.
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            self._close(fd)
 
     __del__ = _close_fd
 
