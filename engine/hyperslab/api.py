@@ -7,7 +7,6 @@ import gc
 import os
 import secrets
 import sys
-import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
@@ -28,6 +27,10 @@ from hyperslab.running.report import Report
 from hyperslab.running.run import drive, interrupted
 from hyperslab.session import session_directory
 from hyperslab.settings import Progress, Release, Settings
+from hyperslab.underway import under_way
+from hyperslab_workers import forks
+from hyperslab_workers.host import refusals_in_words
+from hyperslab_workers.mapping import sparing
 
 __all__ = ["Engine", "default_engine", "plan", "run"]
 
@@ -109,7 +112,7 @@ class Engine:
         self._pool: Pool | None = None
         self._prepared: weakref.WeakKeyDictionary[Plan, Prepared] = weakref.WeakKeyDictionary()
         self._recall = Recall()
-        self._lock = threading.Lock()
+        self._lock = forks.lock()
         self._closed = False
         self._pid = os.getpid()
         self._name = secrets.token_hex(8)
@@ -149,14 +152,17 @@ class Engine:
         region: int | Sequence[int | None] | None = None,
     ) -> Plan:
         """Verify a job without running it. See :func:`hyperslab.plan`."""
-        return planner.build(
-            kernel,
-            arguments,
-            settings=self._settings,
-            engine=self._name,
-            over=over,
-            region=region,
-        )
+        with refusals_in_words("the job cannot be planned"):
+            return sparing(
+                lambda: planner.build(
+                    kernel,
+                    arguments,
+                    settings=self._settings,
+                    engine=self._name,
+                    over=over,
+                    region=region,
+                )
+            )
 
     def _run(
         self, plan: Plan, *, progress: Progress | None = None, started: float | None = None
@@ -164,6 +170,14 @@ class Engine:
         started = time.monotonic() if started is None else started
         if progress is not None:
             progress = configuration.checked_progress(progress)
+        with under_way():
+            try:
+                return self._drive(plan, progress, started)
+            finally:
+                if _over:  # Nobody will come to close what an exit handler's job has started.
+                    self.close()
+
+    def _drive(self, plan: Plan, progress: Progress | None, started: float) -> Report:
         pool = self._ready_pool()
         display = make_progress(
             self._settings.progress if progress is None else progress,
@@ -171,9 +185,11 @@ class Engine:
             plan.regions,
             plan.bytes_read + plan.bytes_written,
         )
+        what = f"kernel {plan.kernel.name} cannot be run with scratch in {pool.directory!r}"
         try:
-            prepared = self._take_prepared(plan, pool)
-            report = drive(plan, prepared, pool, display, started)
+            with refusals_in_words(what):
+                prepared = self._take_prepared(plan, pool)
+                report = drive(plan, prepared, pool, display, started)
         finally:
             display.close()
         with self._lock:
@@ -201,10 +217,17 @@ class Engine:
             if self._closed:
                 raise HyperslabError("this engine is closed: make a new hs.Engine")
             if self._pid != os.getpid():
-                # A forked child has none of its parent's threads or workers. The pool is kept:
-                # its end would send a signal down a pipe that is the parent's too.
-                _inherited.append(self._pool)
+                # A forked child has none of its parent's threads or workers.
+                if not isinstance(self._settings.executor, str):
+                    raise HyperslabError(
+                        f"this engine's executor is that of process {self._pid}, of which this is a"
+                        " copy without its threads and workers: make an executor and an engine here"
+                    )
                 self._pool, self._pid = None, os.getpid()
+                self._prepared.clear()
+            if self._pool is not None and self._pool.closed:
+                # A child of multiprocessing ends its pools before it waits for its threads.
+                self._pool = None
                 self._prepared.clear()
             if self._pool is None:
                 session = session_directory(self._settings.scratch)
@@ -248,9 +271,11 @@ _engines: weakref.WeakValueDictionary[str, Engine] = weakref.WeakValueDictionary
 """The engines of this process, by the name that their plans carry."""
 
 _lock_roots: set[str | None] = set()
-_inherited: list[Pool | None] = []
+_over = False
+"""Whether the exit handler below has been run."""
+
 _default: Engine | None = None
-_default_lock = threading.Lock()
+_default_lock = forks.lock()
 
 
 def default_engine() -> Engine:
@@ -355,19 +380,10 @@ def plan(
     return chosen.plan(kernel, *arguments, over=over, region=region)
 
 
-def _renew_locks() -> None:
-    """A forked child starts with free locks: what held them was a thread of its parent's."""
-    global _default_lock
-    _default_lock = threading.Lock()
-    for engine in list(_engines.values()):
-        engine._lock = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_renew_locks)
-
-
 @atexit.register
 def _close_all() -> None:
+    global _over
+    _over = True
     for engine in list(_engines.values()):
         engine.close()
     # Processes of a foreign executor have ended by now, most kinds without any farewell.

@@ -17,9 +17,16 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 
-from hyperslab.errors import JobInterrupted
+from hyperslab.errors import HyperslabError, JobInterrupted
+from hyperslab_workers import forks
 
-__all__ = ["exit_as_interrupted_if_uncaught", "exiting", "interrupts_kept", "uninterrupted"]
+__all__ = [
+    "end_as_interrupted",
+    "exit_as_interrupted_if_uncaught",
+    "exiting",
+    "interrupts_kept",
+    "uninterrupted",
+]
 
 _armed = False
 _ends_interrupted = False
@@ -39,6 +46,12 @@ def exit_as_interrupted_if_uncaught() -> None:
         previous(kind, error, trace)
 
     sys.excepthook = hook
+
+
+def end_as_interrupted() -> None:
+    """End as by ``KeyboardInterrupt``: it came when nobody was left to raise it to."""
+    global _ends_interrupted
+    _ends_interrupted = True
 
 
 @contextlib.contextmanager
@@ -113,15 +126,38 @@ def uninterrupted(call: Callable[[], None]) -> None:
     if refused:
         _with_interrupts_noted(call)
         return
+    # Where a signal handler forks meanwhile, and comes back here in the child, it is told at once.
+    _waited_for[over] = failed
     while not over.is_set():
         try:
             over.wait()
         except KeyboardInterrupt as error:
             interrupted = error
+    _waited_for.pop(over, None)
     if interrupted is not None:
         raise interrupted
     if failed:
         raise failed[0]
+
+
+_waited_for: dict[threading.Event, list[BaseException]] = {}
+"""What a call in another thread has raised, by the event that tells its end."""
+
+
+def _leave_to_parent() -> None:
+    """End the waits of a forked child: the threads that make the calls are its parent's."""
+    while _waited_for:
+        over, failed = _waited_for.popitem()
+        failed.append(
+            HyperslabError(
+                "this process was forked while its parent was starting or ending worker "
+                "processes, which go on there: leave the child by os._exit(), or run the job anew"
+            )
+        )
+        over.set()
+
+
+forks.in_child(_leave_to_parent)
 
 
 def exiting() -> bool:
@@ -136,7 +172,6 @@ def exiting() -> bool:
 
 def _with_interrupts_noted(call: Callable[[], None]) -> None:
     """Run a call in the main thread, and afterwards answer every Ctrl-C that came meanwhile."""
-    global _ends_interrupted
     handler = signal.getsignal(signal.SIGINT)
     # What the system does by itself, or code that is not Python's, cuts no call in half.
     if not callable(handler):
@@ -154,7 +189,7 @@ def _with_interrupts_noted(call: Callable[[], None]) -> None:
         signal.signal(signal.SIGINT, handler)
         for frame in noted:
             if handler is signal.default_int_handler and exiting():
-                _ends_interrupted = True
+                end_as_interrupted()
             else:
                 handler(signal.SIGINT, frame)
 

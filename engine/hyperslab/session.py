@@ -14,23 +14,29 @@ import atexit
 import contextlib
 import fcntl
 import os
-import re
 import secrets
 import shutil
-import tempfile
-import threading
 from pathlib import Path
 from typing import NamedTuple
 
-from hyperslab.errors import ArrayFileError
-from hyperslab_workers import owned
-from hyperslab_workers.farewell import before_child_ends
-from hyperslab_workers.startup import SESSIONS, remove_semaphores
+from hyperslab.errors import ArrayFileError, HyperslabError
+from hyperslab_workers import forks, owned
+from hyperslab_workers.farewell import (
+    before_child_ends,
+    is_sure,
+    note_exit,
+    remove_after_end,
+    threads_remain,
+)
+from hyperslab_workers.host import absolute, remedy, temporary_directory
+from hyperslab_workers.mapping import sparing
+from hyperslab_workers.startup import SESSIONS
 
 __all__ = ["session_directory"]
 
 _PREFIX = "hyperslab-session-"
 _OWNER = "owner.lock"
+_SETTINGS = "scratch= or HYPERSLAB_SCRATCH"
 
 
 class _Session(NamedTuple):
@@ -38,8 +44,10 @@ class _Session(NamedTuple):
     fds: list[int]  # Closed, they no longer say that the directory has an owner.
 
     def remove(self) -> None:
-        shutil.rmtree(self.directory, ignore_errors=True)
+        # In this order: where no more files can be opened, these two are what is needed to look
+        # into the directory. Another process that takes it for abandoned meanwhile removes it too.
         self.abandon()
+        shutil.rmtree(self.directory, ignore_errors=True)
 
     def abandon(self) -> None:
         """Close without removing: what is left belongs to whoever else has it open."""
@@ -48,8 +56,24 @@ class _Session(NamedTuple):
                 os.close(self.fds.pop())
 
 
-_lock = threading.RLock()
+_lock = forks.lock(whole=True)
 _sessions: dict[tuple[int, str], _Session] = {}
+
+
+def scratch_root(scratch: str | os.PathLike[str] | None = None) -> str:
+    """Where scratch directories are made; the parameter as in :func:`session_directory`.
+
+    Raises
+    ------
+    ArrayFileError
+        None is named, and the system has no temporary directory that can be written to.
+    """
+    try:
+        named = scratch or os.environ.get("HYPERSLAB_SCRATCH")
+        root = absolute(named) if named else temporary_directory(f"{_SETTINGS}")
+    except HyperslabError as error:
+        raise ArrayFileError(str(error)) from None
+    return os.path.realpath(root)
 
 
 def session_directory(scratch: str | os.PathLike[str] | None = None) -> Path:
@@ -70,8 +94,7 @@ def session_directory(scratch: str | os.PathLike[str] | None = None) -> Path:
     ArrayFileError
         The root does not exist or cannot be written.
     """
-    root = os.fspath(scratch or os.environ.get("HYPERSLAB_SCRATCH") or tempfile.gettempdir())
-    root = os.path.realpath(root)
+    root = scratch_root(scratch)
     # The process number is part of the key: whatever a child inherits, it must not use, and
     # above all not remove, its parent's directory.
     key = (os.getpid(), root)
@@ -90,13 +113,13 @@ def session_directory(scratch: str | os.PathLike[str] | None = None) -> Path:
             _make(session)
             if _sessions.setdefault(key, session) is session:
                 _list_sessions()
-                before_child_ends(_remove_own)
+                before_child_ends(_remove_unless_needed)
                 return session.directory
         except OSError as error:
             _forget(key, session)
             raise ArrayFileError(
-                f"no scratch directory can be made in {root!r} ({error.strerror}); give an "
-                "existing, writable directory with scratch= or HYPERSLAB_SCRATCH"
+                f"no scratch directory can be made in {root!r} ({error.strerror}): {remedy(error)}."
+                f" Give an existing, writable directory with {_SETTINGS}"
             ) from None
         except BaseException:
             _forget(key, session)
@@ -124,13 +147,18 @@ def _make(session: _Session) -> None:
     session.directory.mkdir(mode=0o700)
     # Locked before it has its name: a sweep in between would take it for abandoned.
     fresh = session.directory / f"{_OWNER}.new"
-    owner = os.open(fresh, owned.MARK_FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
+    flags = owned.MARK_FLAGS | os.O_CREAT | os.O_EXCL
+    owner = sparing(lambda: os.open(fresh, flags, 0o600))
     session.fds.append(owner)
     fcntl.flock(owner, fcntl.LOCK_EX)
     os.write(owner, b"%d\n" % os.getpid())
     fresh.rename(session.directory / _OWNER)
     with contextlib.suppress(OSError):
         session.fds.append(owned.keep(str(session.directory)))
+    if not is_sure():
+        pipe = remove_after_end(str(session.directory))
+        if pipe is not None:
+            session.fds.append(pipe)
 
 
 def _forget(key: tuple[int, str], session: _Session) -> None:
@@ -157,14 +185,20 @@ def _sweep(root: str) -> None:
             # Without an owner file it is being made this moment, or it is no session.
             with contextlib.suppress(OSError), owned.unowned(str(directory / _OWNER)) as owner:
                 if owner is not None:
-                    # Whatever else may stand there: anybody can make such a directory in /tmp.
-                    pid = re.match(rb"\d{1,19}", os.pread(owner, 20, 0))
-                    if pid and int(pid[0]) and not Path(f"/proc/{int(pid[0])}").exists():
-                        remove_semaphores(int(pid[0]))
                     shutil.rmtree(directory, ignore_errors=True)
 
 
 @atexit.register
+def _farewell() -> None:
+    note_exit()
+    _remove_own()
+
+
+def _remove_unless_needed() -> None:
+    if not threads_remain():  # Else a helper does it, when they have ended as well.
+        _remove_own()
+
+
 def _remove_own() -> None:
     for key in list(_sessions):
         session = _sessions.pop(key, None)
@@ -178,18 +212,12 @@ def _after_fork() -> None:
     A child that kept the owner files open would own the directories too: nobody would sweep
     them if the parent was killed.
     """
-    global _lock
-    _lock = threading.RLock()
     for key in list(_sessions):
         session = _sessions.pop(key, None)
         if session is not None:
             session.abandon()
 
 
-# The table is locked during a fork, so that the child does not get a half-made entry whose open
-# files it could not close.
-os.register_at_fork(
-    before=lambda: _lock.acquire(),
-    after_in_parent=lambda: _lock.release(),
-    after_in_child=_after_fork,
-)
+# A fork waits for the table, so that the child does not get a half-made entry whose open files it
+# could not close.
+forks.in_child(_after_fork)

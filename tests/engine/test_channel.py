@@ -62,7 +62,7 @@ def test_where_no_worker_can_be_started_jobs_are_refused_until_one_can(monkeypat
     a = hs.from_array(np.zeros(1000))
     with hs.Engine(workers=2, progress=False) as engine:
         engine.run(add_one, hs.update(a), region=10)
-        monkeypatch.setattr("loky.ProcessPoolExecutor", refuse)
+        monkeypatch.setattr("hyperslab.pools.spawning.subprocess.Popen", refuse)
         kill(engine, 0)
         for _ in range(2):
             with pytest.raises(hs.HyperslabError, match=r"could not be started.*unavailable"):
@@ -80,6 +80,6 @@ def test_an_engine_whose_workers_cannot_be_started_can_be_closed(monkeypatch, jo
         for _ in range(jobs):
             engine.run(add_one, hs.update(a), region=10)
             kill(engine, 1)
-        monkeypatch.setattr("loky.ProcessPoolExecutor", refuse)
+        monkeypatch.setattr("hyperslab.pools.spawning.subprocess.Popen", refuse)
         with pytest.raises(hs.HyperslabError, match="could not be started"):
             engine.run(add_one, hs.update(a), region=10)

@@ -17,7 +17,7 @@ from chaos import boards, running, wait_until, workers_of
 from killer import leave
 
 import hyperslab as hs
-from hyperslab_workers import startup
+from hyperslab.pools import resident
 from hyperslab_workers.board import WRITING
 
 ROWS, COLUMNS = 64, 32768
@@ -314,9 +314,10 @@ def test_a_busy_worker_that_dies_is_replaced(bench, death):
 
 
 def test_workers_that_cannot_start_are_not_started_for_ever(bench, monkeypatch):
-    # What a broken installation does: whatever is called first in a worker raises.
-    monkeypatch.setattr(startup, "start_worker", divmod)
-    with pytest.raises(hs.WorkerLost, match=r"spin_scale were killed.*before they began a task"):
+    # As in a broken installation: what is called first in a worker raises.
+    post = resident.Posting
+    monkeypatch.setattr(resident, "Posting", lambda pool, number, *rest: post(pool, 99, *rest))
+    with pytest.raises(hs.WorkerLost, match=r"spin_scale ended.*a task; it raised IndexError:"):
         bench.engine.run(*bench.arguments("write", bench.out("write")), region=(1, None))
     monkeypatch.undo()
     undisturbed(bench, "write")

@@ -186,12 +186,12 @@ class Board:
     def __init__(self, path: str) -> None:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         try:
-            self._map = mmap.mmap(fd, 0)
+            shared = mmap.mmap(fd, 0)
         finally:
             os.close(fd)
         self.path = path
         # A memoryview of 64-bit words: a store or a load takes half the time of NumPy's.
-        self._words = memoryview(self._map).cast("q")
+        self._words = memoryview(shared).cast("q")
         cells = self._words[_CELLS]
         first = _HEADER_WORDS + cells * _CELL_WORDS
         self.cells = tuple(
@@ -201,6 +201,18 @@ class Board:
             Row(self._words, at)
             for at in range(first, len(self._words) - _ROW_WORDS + 1, _ROW_WORDS)
         )
+
+    def part(self) -> None:
+        """From here on a copy of its own: what is noted on it is seen by nobody, nor is the file.
+
+        For whoever must not say anything any more, or holds it without need: the map goes, and
+        the descriptor that Python keeps with it.
+        """
+        self._words = memoryview(bytearray(self._words)).cast("q")
+        for cell in self.cells:
+            cell._words = self._words
+        for row in self.rows:
+            row._words = self._words
 
     @classmethod
     def create(cls, path: str, rows: int, cells: int = 1) -> Board:

@@ -7,6 +7,7 @@ pools of numerical libraries read it at import; what has to be done inside stand
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import os
 import select
@@ -17,7 +18,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
 
-__all__ = ["BLOCKED", "ENVIRONMENT", "SESSIONS", "remove_semaphores", "start_worker"]
+__all__ = ["BLOCKED", "ENVIRONMENT", "SESSIONS", "start_worker"]
 
 SESSIONS = "sessions"
 """File in a scratch directory that lists all scratch directories of its process."""
@@ -32,6 +33,9 @@ answers for all; if workers died as well, nobody would be left to tidy up behind
 _GRACE = 1.0
 """Seconds that a coordinator which got the same signal has to die or to stop its workers."""
 
+_PR_SET_PDEATHSIG = 1
+"""Of <sys/prctl.h>."""
+
 ENVIRONMENT = {
     # One compute thread a worker: the parallelism is the processes'.
     "OMP_NUM_THREADS": "1",
@@ -39,9 +43,6 @@ ENVIRONMENT = {
     "MKL_NUM_THREADS": "1",
     "NUMEXPR_NUM_THREADS": "1",
     "NUMBA_NUM_THREADS": "1",
-    # loky restarts a worker whose resident memory grew by 300 MB, and counts mapped file
-    # pages as memory: with whole-file maps it would replace workers over and over.
-    "LOKY_MAX_MEMORY_LEAK_SIZE": "1e15",
 }
 """Variables a worker is started with."""
 
@@ -59,6 +60,7 @@ def start_worker(coordinator: int, session: str) -> None:
     """
     # Ctrl-C is the coordinator's to handle.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _go_on_when_alone()
     signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED)
     _watch(coordinator, session)
     # What tasks need is loaded while the coordinator still compiles, not at the first task.
@@ -68,23 +70,34 @@ def start_worker(coordinator: int, session: str) -> None:
     gc.freeze()
 
 
+def _go_on_when_alone() -> None:
+    """Have the system let this process go on, should it be stopped, when its coordinator ends.
+
+    A stopped process cannot watch anything. The signal is sent at the end of each thread that has
+    this process for a child, in the end of the last one's; to a process that runs it does nothing.
+    """
+    libc = ctypes.CDLL(None)
+    libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGCONT), 0, 0, 0)
+
+
 def _watch(coordinator: int, session: str) -> None:
     """Leave when the coordinator is gone, whatever way it went.
 
-    ``PR_SET_PDEATHSIG`` was rejected: it fires when the *thread* that spawned the worker ends.
+    ``PR_SET_PDEATHSIG`` with a signal that kills was rejected: it is sent when the *thread* that
+    started the worker ends.
     """
     # The pidfd is opened before the parent is compared: if it died in between, its number
     # may belong to somebody else, but then it is no longer our parent's.
     try:
         fd = os.pidfd_open(coordinator)
     except ProcessLookupError:
-        _leave(coordinator, session)
+        _leave(session)
     if os.getppid() != coordinator:
-        _leave(coordinator, session)
+        _leave(session)
 
     def wait() -> None:
         _wait(fd, None)
-        _leave(coordinator, session)
+        _leave(session)
 
     def heed() -> None:
         number = signal.sigwait({signal.SIGTERM, signal.SIGHUP})
@@ -106,31 +119,20 @@ def _wait(pidfd: int, seconds: float | None) -> bool:
     return bool(poller.poll(None if seconds is None else 1000 * seconds))
 
 
-def _leave(coordinator: int, session: str) -> NoReturn:
+def _leave(session: str) -> NoReturn:
     # Tidying goes first, but it may wait for a lock that the interrupted task holds: whatever
     # happens to it, this process is gone within a second.
-    cleaner = threading.Thread(target=_tidy, args=(coordinator, session), daemon=True)
+    cleaner = threading.Thread(target=_tidy, args=(session,), daemon=True)
     cleaner.start()
     cleaner.join(1.0)
     os._exit(77)
 
 
-def _tidy(coordinator: int, session: str) -> None:
+def _tidy(session: str) -> None:
     """Remove what the dead coordinator would have removed."""
     for directory in _sessions(session):
         shutil.rmtree(directory, ignore_errors=True)
-    remove_semaphores(coordinator)
     _release_locks()
-
-
-def remove_semaphores(coordinator: int) -> None:
-    """Remove the semaphores of a dead process's pools.
-
-    loky's resource tracker does so too, unless it was killed with that process.
-    """
-    for semaphore in Path("/dev/shm").glob(f"sem.loky-{coordinator}-*"):
-        with contextlib.suppress(OSError):
-            semaphore.unlink()
 
 
 def _sessions(session: str) -> list[str]:

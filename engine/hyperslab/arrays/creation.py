@@ -23,6 +23,8 @@ from typing import Any
 from hyperslab.arrays.file import checked_nbytes, checked_order, checked_shape, expanded, text_path
 from hyperslab.arrays.npy import checked_dtype, encode_header
 from hyperslab.errors import ArrayFileError
+from hyperslab_workers import host
+from hyperslab_workers.mapping import sparing
 
 __all__ = ["create_file"]
 
@@ -118,7 +120,7 @@ def _checked_target(name: str, target: str, overwrite: bool) -> int | None:
 def _fill(path: Path, header: bytes, size: int, sparse: bool, mode: int | None) -> None:
     """Make the file under its temporary name: header, and blocks for the rest."""
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    fd = os.open(path, flags, 0o666)  # less the umask
+    fd = sparing(lambda: os.open(path, flags, 0o666))  # less the umask
     try:
         if mode is not None:
             os.fchmod(fd, mode)
@@ -197,6 +199,8 @@ def _cannot_create(name: str, size: int, sparse: bool, error: OSError) -> ArrayF
         )
     elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         remedy = f"you may not write in {directory!r}; choose another, or get the right to"
+    elif host.short_of_descriptors(error):
+        remedy = host.remedy(error)
     else:
         remedy = f"check the disk and the directory {directory!r}"
     return ArrayFileError(f"{name!r} cannot be made ({error.strerror}): {remedy}")

@@ -11,14 +11,16 @@ import os
 import stat
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
 from hyperslab.arrays.indexing import contiguous_strides
 from hyperslab.arrays.npy import MAGIC, NpyHeader, checked_dtype, read_header
-from hyperslab.errors import ArrayFileError
+from hyperslab.errors import ArrayFileError, HyperslabError
+from hyperslab_workers import host
 from hyperslab_workers.array_ref import ArrayRef
+from hyperslab_workers.mapping import sparing
 
 __all__ = [
     "checked_nbytes",
@@ -119,7 +121,10 @@ def open_file(
 
 def text_path(path: str | os.PathLike[str]) -> str:
     """The absolute path as text; links are not followed, so that messages show what was given."""
-    return os.path.abspath(os.fspath(path))
+    try:
+        return host.absolute(path)
+    except HyperslabError as error:
+        raise ArrayFileError(str(error)) from None
 
 
 def checked_shape(shape: int | Iterable[int], what: str) -> tuple[int, ...]:
@@ -191,9 +196,8 @@ def _opened(path: str, mode: str) -> BinaryIO:
         status = Path(path).stat()
         if not stat.S_ISREG(status.st_mode):
             raise _not_a_file(path, status.st_mode)
-        if mode == "r+":
-            return open(path, "r+b", buffering=0)
-        return open(path, "rb", buffering=0)
+        kind = "r+b" if mode == "r+" else "rb"
+        return cast(BinaryIO, sparing(lambda: open(path, kind, buffering=0)))
     except FileNotFoundError:
         raise ArrayFileError(
             f"{path!r} does not exist; check the name, or make it with create(path, shape, dtype)"
@@ -206,8 +210,7 @@ def _opened(path: str, mode: str) -> BinaryIO:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ArrayFileError(
-            f"{path!r} cannot be opened with mode={mode!r} ({reason}); check the path and the "
-            "file system"
+            f"{path!r} cannot be opened with mode={mode!r} ({reason}): {host.remedy(error)}"
         ) from None
 
 

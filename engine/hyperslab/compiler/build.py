@@ -100,7 +100,7 @@ def compile_kernel(
     key = (full, equal_shapes, len(defaults))
     compiled: CompiledKernel | None = kernel._compiled.get(key)
     if compiled is None:
-        with compiling:
+        with compiling():
             compiled = kernel._compiled.get(key)
             if compiled is None:
                 compiled = _compile(kernel, full, names, defaults, equal_shapes)

@@ -2,25 +2,46 @@
 
 A lock for each kernel was rejected: Numba compiles one function at a time anyway, and a child
 forked during a compilation inherits its kernel's lock shut for ever. A fork waits instead, for
-seconds at most, and the child finds Numba as it is between two compilations.
+seconds as a rule, and the child finds Numba as it is between two compilations. It waits for
+Numba's own lock as well: the program may compile functions of its own, and a child whose copy of
+that lock is shut would wait at its first kernel for a thread that it does not have.
 """
 
 from __future__ import annotations
 
-import os
-import threading
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from hyperslab_workers import forks
+from hyperslab_workers.host import working_somewhere
 
 __all__ = ["compiling"]
 
-compiling = threading.RLock()
-"""Held while a kernel is compiled, or machine code is made callable in the coordinator.
+# Reentrant: whoever compiles in the middle is a signal handler of the thread that compiles.
+_one_at_a_time = forks.lock()
 
-Reentrant: whoever forks in the middle is a signal handler of the thread that compiles.
-"""
 
-os.register_at_fork(
-    before=compiling.acquire,
-    after_in_parent=compiling.release,
-    # The child is the thread that forked: it has the lock.
-    after_in_child=compiling.release,
-)
+@contextlib.contextmanager
+def compiling() -> Iterator[None]:
+    """Held while a kernel is compiled, or machine code is made callable in the coordinator.
+
+    Raises
+    ------
+    HyperslabError
+        This process was forked in the middle of a compilation that took too long to wait for.
+    """
+    forks.check_whole("compile a kernel")
+    # Numba imports what asks for the working directory.
+    with forks.undisturbed(), _one_at_a_time, working_somewhere():
+        yield
+
+
+def _lock_of_numba() -> Any:
+    module = sys.modules.get("numba.core.compiler_lock")
+    # Numba's attribute; without it there is nothing to wait for.
+    return getattr(getattr(module, "global_compiler_lock", None), "_lock", None)
+
+
+forks.wait_for(_lock_of_numba)

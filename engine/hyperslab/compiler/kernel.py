@@ -103,7 +103,7 @@ class Kernel:
         compiled = self._compiler(self, types)
         loaded = self._loaded.get(compiled.digest)
         if loaded is None:
-            with compiling:
+            with compiling():
                 loaded = self._loaded.get(compiled.digest)
                 if loaded is None:
                     loaded = self._loaded[compiled.digest] = rebuild(compiled.payload)

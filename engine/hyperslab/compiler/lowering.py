@@ -27,7 +27,6 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
-import os
 import secrets
 from typing import Any, ClassVar
 
@@ -47,6 +46,7 @@ from numba.core import (
 from numba.np import arrayobj
 
 from hyperslab.compiler.signature import EqualShapes, UnitStrides
+from hyperslab_workers import forks
 
 __all__ = ["helper_pipeline", "pipeline"]
 
@@ -62,7 +62,7 @@ def _number_anew() -> None:
 
 
 _number_anew()
-os.register_at_fork(after_in_child=_number_anew)
+forks.in_child(_number_anew)
 
 
 class _CallConv(callconv.CPUCallConv):  # type: ignore[misc]

@@ -9,6 +9,7 @@ Everything that takes time to import is imported in the command that needs it.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import signal
@@ -226,7 +227,8 @@ def _console(*, stderr: bool = False) -> Console:
     from rich.console import Console
 
     # In a file or a pipe there is no width, and rich's default of 80 would cut the table.
-    stream = sys.stderr if stderr else sys.stdout
+    # A daemon may have none: what is said then is said to nobody.
+    stream = (sys.stderr if stderr else sys.stdout) or io.StringIO()
     width = None if stream.isatty() else _WIDE
     return Console(
         file=stream, width=width, markup=False, highlight=False, emoji=False, soft_wrap=True

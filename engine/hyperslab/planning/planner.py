@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-import tempfile
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -34,6 +33,7 @@ from hyperslab.planning.memory import Budget, budget, is_memory
 from hyperslab.planning.plan import Plan
 from hyperslab.planning.projection import project
 from hyperslab.planning.releasing import releases
+from hyperslab.session import scratch_root
 from hyperslab.settings import Settings
 from hyperslab.units import human_bytes
 from hyperslab_workers.access import Access, Placement, Privilege
@@ -141,7 +141,7 @@ def build(
             splittable,
             tasks=-(-len(grid) // batch),
             leaves=batch // leaf,
-            scratch_is_memory=is_memory(settings.scratch or tempfile.gettempdir()),
+            scratch_is_memory=is_memory(scratch_root(settings.scratch)),
         ),
         budget=limit,
         repeatable=again,

@@ -8,7 +8,6 @@ import os
 import pickle
 import select
 import signal
-import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -32,6 +31,7 @@ from hyperslab_workers.task import Failure, Outcome, Task, write_aside
 
 if TYPE_CHECKING:
     from hyperslab.pools.resident import ResidentPool, Worker
+    from hyperslab.pools.spawning import WorkerProcess
 
 __all__ = ["ResidentChannel"]
 
@@ -51,11 +51,10 @@ class ResidentChannel:
     def __init__(self, pool: ResidentPool, number: int, path: str) -> None:
         self._pool = pool
         self._number = number
+        self._poll = select.epoll()
         self._answers = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         self._cell = pool.board.cells[number]
-        self._poll = select.epoll()
         self._poll.register(self._answers, select.EPOLLIN)
-        self._owner: threading.Thread | None = None
         self._watched: set[int] = set()
         self._sent: dict[int, tuple[Task, Worker]] = {}
         self.gone: list[tuple[int, Mark, Death]] = []
@@ -64,7 +63,6 @@ class ResidentChannel:
     def begin(self, line: Line) -> None:
         """Serve a new run. Under the pool's lock."""
         self._line = line
-        self._owner = threading.current_thread()
         self._cell.clear()
         self._sent.clear()
         self.gone.clear()
@@ -80,15 +78,9 @@ class ResidentChannel:
             self.watch(worker)
 
     @property
-    def is_awaited(self) -> bool:
-        """Whether a run is under way in a thread that outlives the main one."""
-        owner = self._owner
-        return (
-            owner is not None
-            and owner.is_alive()
-            and not owner.daemon
-            and (owner is not threading.main_thread())
-        )
+    def answers(self) -> int:
+        """The descriptor of the pipe up to the run."""
+        return self._answers
 
     def watch(self, worker: Worker) -> None:
         """Be woken when that worker dies. Under the pool's lock."""
@@ -329,11 +321,17 @@ class ResidentChannel:
         pool = self._pool
         with pool.lock:
             mine = [ticket for ticket, (_, of) in self._sent.items() if of is worker]
-            if pool.closed or not mine or worker.pidfd < 0:
+            if pool.closed or not mine or worker.process is None:
                 return
-            _stop(worker)
+            process = worker.process
             try:
-                mark = pool.board.rows[worker.number].mark()
+                # Once more where it was let go in between: the system does so when a thread of
+                # this process that has started workers ends (see ``startup``).
+                while True:
+                    _stop(process)
+                    mark = pool.board.rows[worker.number].mark()
+                    if _stands_still(process):
+                        break
                 finished += [ticket for ticket in mine if ticket in mark.finished]
                 if mark.state in (RUNNING, WRITING) and mark.ticket not in mine:
                     return  # It works for another run; ours it has finished, or was never sent.
@@ -342,15 +340,13 @@ class ResidentChannel:
                 if len(finished) < len(mine):
                     pool.kill(worker)
             finally:
-                with contextlib.suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(worker.pidfd, signal.SIGCONT)
+                process.send(signal.SIGCONT)
 
     def close(self) -> None:
         """Give the line back."""
         with contextlib.suppress(BlockingIOError):
-            while True:
-                os.read(self._answers, 65536)
-        self._owner = None
+            while os.read(self._answers, 65536):
+                pass
         self._pool.give_back(self)
 
     def end(self) -> None:
@@ -359,16 +355,19 @@ class ResidentChannel:
         os.close(self._answers)
 
 
-def _stop(worker: Worker) -> None:
-    """Stop a process and wait until it stands still, or has ended."""
-    with contextlib.suppress(ProcessLookupError):
-        signal.pidfd_send_signal(worker.pidfd, signal.SIGSTOP)
-    status = Path(f"/proc/{worker.pid}/stat")
+def _stop(process: WorkerProcess) -> None:
+    """Stop a process and wait until it stands still."""
+    process.send(signal.SIGSTOP)
     for _ in range(10_000):
-        try:
-            state = status.read_text().rpartition(")")[2].split()[0]
-        except OSError:
-            return
-        if state in "TtZX":
+        if _stands_still(process):
             return
         time.sleep(0.0001)
+
+
+def _stands_still(process: WorkerProcess) -> bool:
+    """Whether a process is stopped, or has ended."""
+    try:
+        status = Path(f"/proc/{process.pid}/stat").read_text()
+    except OSError:
+        return True
+    return status.rpartition(")")[2].split()[0] in "TtZX"

@@ -130,6 +130,9 @@ class Pool(Protocol):
     directory: str
     """Where its workers look for programs; it is there from :meth:`start` on."""
 
+    closed: bool
+    """Whether it has ended, and another one has to be made."""
+
     lock_roots: set[str | None]
     """Where runs had workers take locks: what killed workers leave there, the pool removes."""
 

@@ -11,6 +11,7 @@ import itertools
 import os
 import queue
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import (
     BrokenExecutor,
@@ -20,10 +21,18 @@ from concurrent.futures import (
     ThreadPoolExecutor,
 )
 from pathlib import Path
+from typing import NoReturn
 
+from hyperslab.errors import HyperslabError
 from hyperslab.interruption import uninterrupted
 from hyperslab.pools.death import Death, death_of_error
 from hyperslab.pools.protocol import Answered, Capabilities, Event, Line, Lost
+from hyperslab.underway import (
+    goes_on_in_parent,
+    wait_before_what_was_registered,
+    when_called_off,
+)
+from hyperslab_workers import forks
 from hyperslab_workers.board import IDLE, RUNNING, WRITING, Board
 from hyperslab_workers.task import Outcome, Task
 
@@ -52,6 +61,21 @@ class _SubmittedChannel:
         self._flying: dict[Future[Outcome], tuple[Task, int, int]] = {}
         self._landed: queue.SimpleQueue[Future[Outcome]] = queue.SimpleQueue()
         self._broken: Death | None = None
+        self._inherited = False
+        _channels.add(self)
+
+    def stop(self) -> None:
+        """Have tasks end before their next region, and before their next write."""
+        self._board.cells[0].call_off()
+
+    def disown(self) -> None:
+        """Leave the run to the process of which this one is a copy.
+
+        In this one a signal handler may come back to it, and would do everything twice.
+        """
+        self._inherited = True
+        self._board.part()
+        self.stop()
 
     def accepts(self, task: Task) -> bool:
         """Whether there is room."""
@@ -59,6 +83,7 @@ class _SubmittedChannel:
 
     def send(self, tasks: list[Task]) -> None:
         """Submit tasks, in their order."""
+        self._check_own()
         for task in tasks:
             row, ticket = self._free[-1], next(self._tickets)
             self._board.rows[row].clear()
@@ -68,12 +93,26 @@ class _SubmittedChannel:
                 # Told with the tasks that were under way; this one has not begun.
                 future = Future()
                 future.set_exception(error)
+            except RuntimeError as error:
+                self._refuse(error)
             self._flying[future] = (task, row, ticket)
             self._free.pop()
             future.add_done_callback(self._landed.put)
 
+    def _check_own(self) -> None:
+        if self._inherited:
+            raise goes_on_in_parent()
+
+    def _refuse(self, error: RuntimeError) -> NoReturn:
+        """Stop a run whose executor was shut down, by the program or because Python ends."""
+        raise HyperslabError(
+            f"the executor takes no more tasks ({error}): keep it open until the jobs on it are "
+            "over, and where the program may end before, run them in a thread that is no daemon"
+        ) from error
+
     def receive(self, timeout: float) -> list[Event]:
         """What has happened; waits up to so many seconds for the first event."""
+        self._check_own()
         events: list[Event] = []
         with contextlib.suppress(queue.Empty):
             self._land(self._landed.get(timeout=timeout), events)
@@ -125,7 +164,9 @@ class _SubmittedChannel:
         task called off returns at once anyway. Its workers are not ours to kill: after
         `patience` seconds only those are waited for that are writing.
         """
-        self._board.cells[0].call_off()
+        self.stop()
+        if self._inherited:
+            return []
         events: list[Event] = []
         deadline = time.monotonic() + patience
         # A second Ctrl-C means: no patience.
@@ -152,8 +193,30 @@ class _SubmittedChannel:
 
     def close(self) -> None:
         """Remove the board."""
+        _channels.discard(self)
+        if self._inherited:
+            return
         with contextlib.suppress(OSError):
             os.unlink(self._board.path)
+
+
+_channels: weakref.WeakSet[_SubmittedChannel] = weakref.WeakSet()
+"""Those of the runs under way in this process."""
+
+
+def _stop_all() -> None:
+    for channel in list(_channels):
+        channel.stop()
+
+
+def _disown_all() -> None:
+    for channel in list(_channels):
+        channel.disown()
+    _channels.clear()
+
+
+when_called_off(_stop_all)
+forks.in_child(_disown_all)
 
 
 class SerialPool:
@@ -163,6 +226,7 @@ class SerialPool:
     capabilities = Capabilities(in_order=True, restartable=False, loses="nothing")
 
     def __init__(self, session: Path) -> None:
+        self.closed = False
         self.lock_roots: set[str | None] = set()
         self.directory = str(session)
 
@@ -185,17 +249,30 @@ def _call(task: Task, board: str, row: int, ticket: int) -> Future[Outcome]:
     return future
 
 
+def _check_is_alive(executor: Executor) -> None:
+    """Refuse threads that a forked child has inherited without what runs in them."""
+    threads = getattr(executor, "_threads", ()) if forks.is_forked() else ()
+    if threads and not any(getattr(thread, "is_alive", bool)() for thread in threads):
+        raise HyperslabError(
+            "the threads of this executor are those of another process, of which this is a copy "
+            "without them: make an executor here"
+        )
+
+
 class ForeignPool:
     """An executor of the user's: used, never replaced, never shut down."""
 
     def __init__(self, executor: Executor, workers: int, session: Path) -> None:
+        _check_is_alive(executor)
         self._executor = executor
+        self.closed = False
         self.directory = str(session)
         self.lock_roots: set[str | None] = set()
         self.workers = int(getattr(executor, "_max_workers", None) or workers)
         # Of these it is known; of others it is not assumed.
         in_order = isinstance(executor, ThreadPoolExecutor | ProcessPoolExecutor)
         self.capabilities = Capabilities(in_order=in_order, restartable=False, loses="all")
+        self._used = False
 
     def start(self) -> None:
         """It runs already."""
@@ -213,6 +290,14 @@ class ForeignPool:
         return _SubmittedChannel(self.directory, workers, capacity, self._submit)
 
     def _submit(self, task: Task, board: str, row: int, ticket: int) -> Future[Outcome]:
+        future = self._submitted(task, board, row, ticket)
+        if not self._used:
+            # By now it has registered whatever ends it when the program does.
+            self._used = True
+            wait_before_what_was_registered()
+        return future
+
+    def _submitted(self, task: Task, board: str, row: int, ticket: int) -> Future[Outcome]:
         from hyperslab_workers.execute import execute
 
         if not isinstance(self._executor, ThreadPoolExecutor):

@@ -119,11 +119,10 @@ def lost(
 
 def never_started(plan: Plan, death: Death, times: int) -> WorkerLost:
     """The error for workers that die before they begin any task."""
-    by = f" by {death.signal}" if death.signal else ""
+    ended = f"were killed by {death.signal}" if death.signal else "ended"
     return WorkerLost(
-        f"the workers of kernel {plan.kernel.name} were killed{by} {times} times in a row before "
-        f"they began a task; {death.cause}; what they printed before tells more, and "
-        "executor='serial' runs the job without them",
+        f"the workers of kernel {plan.kernel.name} {ended} {times} times in a row before they "
+        f"began a task; {death.cause}; executor='serial' runs the job without them",
         signal=death.signal,
     )
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
 import time
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 from hyperslab.settings import Progress
 from hyperslab.units import human_bytes
@@ -38,6 +39,28 @@ class _Silent:
 
     def close(self) -> None:
         pass
+
+
+class _Unfailing:
+    """A display that falls silent where it cannot show anything any more.
+
+    A terminal that was closed, a full disk behind a redirected stream, or a thread that cannot be
+    started any more must not stop a job of hours.
+    """
+
+    def __init__(self, display: ProgressDisplay) -> None:
+        self._display = display
+
+    def update(self, regions: int) -> None:
+        try:
+            self._display.update(regions)
+        except Exception:
+            self.close()
+
+    def close(self) -> None:
+        with contextlib.suppress(Exception):
+            self._display.close()
+        self._display = _Silent()
 
 
 class _Bar:
@@ -155,9 +178,17 @@ def make_progress(wanted: Progress, name: str, regions: int, size: int) -> Progr
         return _Silent()
     # On a dumb terminal rich draws nothing at all.
     dumb = os.environ.get("TERM") in ("dumb", "unknown")
-    if sys.stderr is not None and sys.stderr.isatty() and not dumb:
-        return _Bar(name, regions, size, patience=0.0 if wanted is True else _PATIENCE)
-    return _Lines(name, regions, size, at_once=wanted is True)
+    if _is_open(sys.stderr) and sys.stderr.isatty() and not dumb:
+        bar = _Bar(name, regions, size, patience=0.0 if wanted is True else _PATIENCE)
+        return _Unfailing(bar)
+    if not (_is_open(sys.stderr) or _log.hasHandlers()):
+        return _Silent()
+    return _Unfailing(_Lines(name, regions, size, at_once=wanted is True))
+
+
+def _is_open(stream: TextIO | None) -> bool:
+    """Whether anything can be shown there: daemons have no streams, or closed ones."""
+    return stream is not None and not getattr(stream, "closed", False)
 
 
 def _ensure_handler() -> None:

@@ -32,6 +32,8 @@ from hyperslab.running.residence import may_store_through_map
 from hyperslab.running.slots import give_back, reserve
 from hyperslab.running.standing import Standing
 from hyperslab.running.window import Window
+from hyperslab.underway import call_off_if_asked
+from hyperslab_workers.host import refused
 from hyperslab_workers.task import Failure, Task
 
 __all__ = ["drive", "interrupted"]
@@ -158,6 +160,7 @@ class _Run:
         """Until every task is done and everything accumulated is in its file."""
         try:
             while self._done < self._plan.tasks or not self._merger.complete:
+                call_off_if_asked()
                 self._send()
                 self._take(self._channel.receive(_WAIT))
                 self._progress.update(self._standing.regions_done + self._channel.regions_done())
@@ -169,6 +172,10 @@ class _Run:
         except HyperslabError as error:
             self._call_off()
             raise self._told(error) from None
+        except (OSError, MemoryError) as error:
+            self._call_off()
+            what = f"kernel {self._plan.kernel.name} cannot go on"
+            raise self._told(refused(what, error)) from error
         except BaseException:
             self._call_off()
             raise

@@ -19,10 +19,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
 import pickle
 import platform
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +28,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
+from hyperslab_workers import forks
 from hyperslab_workers.errors import KernelError
 from hyperslab_workers.kernel.native import Frame, NativeCode
 from hyperslab_workers.kernel.rebuilt import compilations, numba_call
@@ -209,16 +208,7 @@ class LoadedKernel:
 
 _loaded: dict[str, LoadedKernel] = {}
 # Reentrant: a signal handler may run a kernel while this thread loads one.
-_lock = threading.RLock()
-
-
-def _after_fork() -> None:
-    # A thread of the parent may have held the lock; that thread does not exist in the child.
-    global _lock
-    _lock = threading.RLock()
-
-
-os.register_at_fork(after_in_child=_after_fork)
+_lock = forks.lock()
 
 
 def load(ref: KernelRef) -> LoadedKernel:
@@ -232,7 +222,7 @@ def load(ref: KernelRef) -> LoadedKernel:
     kernel = _loaded.get(ref.digest)
     if kernel is not None:
         return kernel
-    with _lock:
+    with forks.undisturbed(), _lock:
         kernel = _loaded.get(ref.digest)
         if kernel is None:
             try:

@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 
 from hyperslab_workers.errors import HyperslabError
+from hyperslab_workers.host import temporary_directory
 
 __all__ = ["default_lock_root", "filesystem_type", "is_own_root", "make_directory", "probe"]
 
@@ -83,7 +84,8 @@ def default_lock_root() -> str:
 def _root(named: str | None) -> str:
     if named:
         return os.path.realpath(named)
-    parent = "/tmp" if os.access("/tmp", os.W_OK | os.X_OK) else tempfile.gettempdir()
+    writable = os.access("/tmp", os.W_OK | os.X_OK)
+    parent = "/tmp" if writable else temporary_directory(f"{_VARIABLE} (or lock_dir=)")
     return os.path.join(os.path.realpath(parent), f"{_OWN_ROOT}{os.geteuid()}")
 
 

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import atexit
 import os
-import threading
 import time
 from collections.abc import Iterable
 
+from hyperslab_workers import forks
 from hyperslab_workers.errors import HyperslabError, LockTimeout
-from hyperslab_workers.farewell import before_child_ends
+from hyperslab_workers.farewell import before_child_ends, is_sure
 from hyperslab_workers.locks.directory import LockDirectory, sweep_root
 from hyperslab_workers.locks.root import default_lock_root
 from hyperslab_workers.locks.stripe import Stripe
@@ -56,7 +56,7 @@ class InUse:
 
 
 _table: dict[str, InUse] = {}
-_table_lock = threading.RLock()
+_table_lock = forks.lock(whole=True)
 _swept: set[str] = set()
 
 
@@ -78,7 +78,7 @@ def use(
 ) -> InUse:
     """Use a lock directory: for `holder` until :func:`end_hold`, or else retained.
 
-    A directory that a holder is the first to use is retained as well.
+    A directory that a holder is the first to use is retained as well, to the process's end.
 
     Parameters
     ----------
@@ -105,7 +105,9 @@ def use(
         with _table_lock:
             used = _table.get(directory)
             if used is None:
-                used = _open(directory, stripes, stripe_bytes, retained=int(holder is not None))
+                # Where no exit handler is sure to give it up, it goes with its last holder.
+                retained = int(holder is not None and is_sure())
+                used = _open(directory, stripes, stripe_bytes, retained)
             if used is not None:
                 if holder is None:
                     used.retained += 1
@@ -230,19 +232,13 @@ def _leave_if_idle(used: InUse) -> None:
 
 def _forget_after_fork() -> None:
     """Start anew in a forked child: locks are not inherited, and copied mutexes may be shut."""
-    global _table_lock
-    _table_lock = threading.RLock()
     for used in list(_table.values()):
         used.close()
         used.directory.abandon()
     _table.clear()
 
 
-# The table is locked during a fork, so that the child does not get a half-made entry whose open
-# files it could not close.
-os.register_at_fork(
-    before=lambda: _table_lock.acquire(),
-    after_in_parent=lambda: _table_lock.release(),
-    after_in_child=_forget_after_fork,
-)
+# A fork waits for the table, so that the child does not get a half-made entry whose open files it
+# could not close.
+forks.in_child(_forget_after_fork)
 atexit.register(release_all)

@@ -8,6 +8,7 @@
     padding    which elements stand beyond an array's edges; pure arithmetic
 """
 
+from hyperslab_workers.mapping.maps import sparing
 from hyperslab_workers.mapping.pages import let_go
 from hyperslab_workers.mapping.transfer import (
     advise_dontneed,
@@ -33,6 +34,7 @@ __all__ = [
     "release",
     "require_writable",
     "run_writer",
+    "sparing",
     "verify",
     "view",
     "write_back",

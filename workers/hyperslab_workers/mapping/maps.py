@@ -18,13 +18,16 @@ import errno
 import itertools
 import mmap
 import os
-import threading
+import sys
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 
+from hyperslab_workers import forks, host
 from hyperslab_workers.array_ref import ArrayRef
 from hyperslab_workers.errors import ArrayFileError
+from hyperslab_workers.host import short_of_descriptors
 
 __all__ = [
     "FileMap",
@@ -33,12 +36,16 @@ __all__ = [
     "kept",
     "mapped",
     "release",
+    "sparing",
     "verify",
     "writing_failed",
 ]
 
 _KEPT_FILES = 64
-"""Maps kept open; each costs one or two file descriptors of usually 1024."""
+"""Maps kept open; each costs up to two file descriptors of usually 1024."""
+
+# A map needs no descriptor once it was made, and Python keeps a copy of one up to 3.12.
+_UNTRACKED: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
 
 _Key = tuple[int, int, int, bool]
 
@@ -71,10 +78,11 @@ class MappedFile:
         try:
             # O_NONBLOCK: what has become a FIFO in the meantime is an error, not a wait.
             flags = os.O_RDWR if writable else os.O_RDONLY
-            self.fd = os.open(ref.path, flags | os.O_CLOEXEC | os.O_NONBLOCK)
+            flags |= os.O_CLOEXEC | os.O_NONBLOCK
+            self.fd = sparing(lambda: os.open(ref.path, flags))
             _check(ref, os.fstat(self.fd))
             access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
-            self.map = FileMap(self.fd, ref.file_size, access=access)
+            self.map = sparing(lambda: FileMap(self.fd, ref.file_size, access=access, **_UNTRACKED))
         except OSError as error:
             raise _mapping_failed(ref, error) from None
         self.map.identity = ref.identity
@@ -95,29 +103,42 @@ class MappedFile:
         return address - start
 
     def _close_fd(self) -> None:
-        if self.fd >= 0:
-            self._close(self.fd)
-            self.fd = -1
+        # Forgotten first: Ctrl-C may come between the two, and what is closed twice may by then
+        # be another file.
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            self._close(fd)
 
     __del__ = _close_fd
+
+
+_Made = TypeVar("_Made")
+
+
+def sparing(make: Callable[[], _Made]) -> _Made:
+    """Make something that takes a descriptor; where they have run short, kept maps are let go.
+
+    Parameters
+    ----------
+    make : callable
+        Makes it, or raises an ``OSError``. Called twice at most.
+    """
+    try:
+        return make()
+    except OSError as error:
+        if not short_of_descriptors(error):
+            raise
+    forget_all()
+    return make()
 
 
 _files: dict[_Key, MappedFile] = {}
 _look_ups = itertools.count()
 # Held by who adds to the table. Reentrant: a signal handler, or a destructor of the user's, may
 # look an array up while this thread is adding one. Never taken to drop: a finalizer that waited
-# for it could be running in a thread that holds what its owner waits for.
-_lock = threading.RLock()
-
-
-def _after_fork() -> None:
-    # Inherited maps and descriptors stay good in a child; a lock that some thread of the
-    # parent held at that moment does not.
-    global _lock
-    _lock = threading.RLock()
-
-
-os.register_at_fork(after_in_child=_after_fork)
+# for it could be running in a thread that holds what its owner waits for. In a forked child it is
+# free, and inherited maps and descriptors stay good.
+_lock = forks.lock()
 
 
 def verify(ref: ArrayRef) -> None:
@@ -231,7 +252,7 @@ def _mapping_failed(ref: ArrayRef, error: OSError) -> ArrayFileError:
         case errno.ENODEV:
             remedy = "its file system cannot map files; copy it to a local disk"
         case errno.EMFILE | errno.ENFILE:
-            remedy = "too many files are open; raise the limit with 'ulimit -n'"
+            remedy = host.remedy(error)
         case _:
             remedy = "check the disk or the network file system"
     return ArrayFileError(f"{ref.path!r} cannot be mapped ({error.strerror}): {remedy}")
