@@ -29,7 +29,7 @@ from hyperslab.session import session_directory
 from hyperslab.settings import Progress, Release, Settings
 from hyperslab.underway import under_way
 from hyperslab_workers import forks
-from hyperslab_workers.host import refusals_in_words
+from hyperslab_workers.host import REFUSALS, refused
 from hyperslab_workers.mapping import sparing
 
 __all__ = ["Engine", "default_engine", "plan", "run"]
@@ -152,7 +152,7 @@ class Engine:
         region: int | Sequence[int | None] | None = None,
     ) -> Plan:
         """Verify a job without running it. See :func:`hyperslab.plan`."""
-        with refusals_in_words("the job cannot be planned"):
+        try:
             return sparing(
                 lambda: planner.build(
                     kernel,
@@ -163,6 +163,10 @@ class Engine:
                     region=region,
                 )
             )
+        except REFUSALS as error:
+            if isinstance(error, HyperslabError):
+                raise
+            raise refused(f"kernel {kernel.name} cannot be planned", error) from error
 
     def _run(
         self, plan: Plan, *, progress: Progress | None = None, started: float | None = None
@@ -185,11 +189,14 @@ class Engine:
             plan.regions,
             plan.bytes_read + plan.bytes_written,
         )
-        what = f"kernel {plan.kernel.name} cannot be run with scratch in {pool.directory!r}"
         try:
-            with refusals_in_words(what):
-                prepared = self._take_prepared(plan, pool)
-                report = drive(plan, prepared, pool, display, started)
+            prepared = self._take_prepared(plan, pool)
+            report = drive(plan, prepared, pool, display, started)
+        except REFUSALS as error:
+            if isinstance(error, HyperslabError):  # A LockTimeout is an OSError, too.
+                raise
+            what = f"kernel {plan.kernel.name} cannot be run with scratch in {pool.directory!r}"
+            raise refused(what, error) from error
         finally:
             display.close()
         with self._lock:

@@ -16,6 +16,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
+from typing import Any
 
 from hyperslab.errors import HyperslabError, JobInterrupted
 from hyperslab_workers import forks
@@ -25,6 +26,7 @@ __all__ = [
     "exit_as_interrupted_if_uncaught",
     "exiting",
     "interrupts_kept",
+    "taken_for_default",
     "uninterrupted",
 ]
 
@@ -46,6 +48,14 @@ def exit_as_interrupted_if_uncaught() -> None:
         previous(kind, error, trace)
 
     sys.excepthook = hook
+
+
+_defaults: set[Any] = {signal.default_int_handler}
+
+
+def taken_for_default(handler: Callable[[int, FrameType | None], None]) -> None:
+    """A handler that stands in for Python's own: at exit it raises to nobody, either."""
+    _defaults.add(handler)
 
 
 def end_as_interrupted() -> None:
@@ -188,7 +198,7 @@ def _with_interrupts_noted(call: Callable[[], None]) -> None:
     finally:
         signal.signal(signal.SIGINT, handler)
         for frame in noted:
-            if handler is signal.default_int_handler and exiting():
+            if handler in _defaults and exiting():
                 end_as_interrupted()
             else:
                 handler(signal.SIGINT, frame)

@@ -16,11 +16,12 @@ import contextlib
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from types import FrameType
 
 from hyperslab.errors import HyperslabError
-from hyperslab.interruption import end_as_interrupted, exiting
+from hyperslab.interruption import end_as_interrupted, exiting, taken_for_default
 from hyperslab_workers import forks
 
 __all__ = [
@@ -32,6 +33,9 @@ __all__ = [
 ]
 
 _jobs: set[object] = set()
+_threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+"""Those that have run jobs, and may run further ones."""
+
 _stops: list[Callable[[], object]] = []
 _called_off = False
 
@@ -53,6 +57,7 @@ def under_way() -> Iterator[None]:
             raise
         return
     job = object()
+    _threads.add(thread)
     _jobs.add(job)
     try:
         yield
@@ -96,8 +101,9 @@ def wait_before_what_was_registered() -> None:
 
 def _wait_for_jobs() -> None:
     # From here on, and until all threads have ended: a next job may follow the one that ends.
-    with contextlib.suppress(ValueError):  # A subinterpreter: it hears no signals.
-        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    waited_for = _jobs or any(thread.is_alive() for thread in list(_threads))
+    if waited_for and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        with contextlib.suppress(ValueError):  # A subinterpreter: it hears no signals.
             signal.signal(signal.SIGINT, _heed)
     # Asked of the jobs and not of their threads: Python 3.11 takes a thread for dead when Ctrl-C
     # has come in the middle of its join(). A second Ctrl-C ends the wait.
@@ -118,5 +124,6 @@ def _heed(number: int, frame: FrameType | None) -> None:
 
 
 wait_before_what_was_registered()
+taken_for_default(_heed)
 # None of its parent's threads is in a forked child.
 forks.in_child(_jobs.clear)

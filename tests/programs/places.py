@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from chaos import running
+from chaos import running, wait_until
 
 import hyperslab as hs
 
@@ -77,8 +77,10 @@ def main(executor):
 def thread(executor):
     """It outlasts the main program: Ctrl-C is for whoever is still there."""
     threading.Thread(target=jobs, args=(executor,)).start()
-    while len((HERE / "answers").read_text().splitlines()) < 3 or not running(HERE / "scratch"):
+    answers = HERE / "answers"
+    while not answers.exists() or len(answers.read_text().splitlines()) < 3:
         time.sleep(0.01)
+    wait_until(lambda: running(HERE / "scratch"), "the third job")
     (HERE / "ended").touch()
 
 

@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from hyperslab_workers.errors import HyperslabError
 
 __all__ = [
+    "REFUSALS",
     "absolute",
-    "refusals_in_words",
     "refused",
     "remedy",
     "short_of_descriptors",
@@ -25,6 +25,9 @@ __all__ = [
     "temporary_directory",
     "working_somewhere",
 ]
+
+REFUSALS = (OSError, MemoryError, ImportError)
+"""What is raised where the host refuses something; the last by libraries that cannot be loaded."""
 
 _REMEDIES = {
     errno.EMFILE: "this process may not open more files: raise the limit with 'ulimit -n', or "
@@ -80,17 +83,6 @@ def refused(what: str, error: BaseException) -> HyperslabError:
     """
     reason = str(error) or type(error).__name__
     return HyperslabError(f"{what} ({reason}): {remedy(error)}")
-
-
-@contextlib.contextmanager
-def refusals_in_words(what: str) -> Iterator[None]:
-    """A block in which whatever the host refuses becomes an error of ours; as :func:`refused`."""
-    try:
-        yield
-    except HyperslabError:
-        raise
-    except (OSError, MemoryError, ImportError) as error:
-        raise refused(what, error) from error
 
 
 def short_of_descriptors(error: BaseException) -> bool:

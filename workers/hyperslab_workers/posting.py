@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
 from dataclasses import dataclass
 
@@ -35,6 +36,9 @@ class Posting:
     def _bootstrap(self) -> int:
         """Be that worker; returns the exit status. The name is loky's: its main calls it."""
         try:
+            # Where a kernel crashes the process, the terminal shows in which line of which program.
+            with contextlib.suppress(Exception):  # There may be no terminal.
+                faulthandler.enable()
             # What it was told came through descriptor 0: the next file must not become that.
             os.open(os.devnull, os.O_RDONLY)
             # Imported in here, so that a module that cannot be is told as anything else is.

@@ -33,7 +33,7 @@ from hyperslab.running.slots import give_back, reserve
 from hyperslab.running.standing import Standing
 from hyperslab.running.window import Window
 from hyperslab.underway import call_off_if_asked
-from hyperslab_workers.host import refused
+from hyperslab_workers.host import REFUSALS, refused
 from hyperslab_workers.task import Failure, Task
 
 __all__ = ["drive", "interrupted"]
@@ -172,7 +172,7 @@ class _Run:
         except HyperslabError as error:
             self._call_off()
             raise self._told(error) from None
-        except (OSError, MemoryError) as error:
+        except REFUSALS as error:
             self._call_off()
             what = f"kernel {self._plan.kernel.name} cannot go on"
             raise self._told(refused(what, error)) from error
