@@ -138,11 +138,14 @@ class Engine:
         """Run a kernel on every region of a domain. See :func:`hyperslab.run`."""
         started = time.monotonic()
         key = self._recall.key(kernel, arguments, over, region)
-        plan = self._recall.find(key, budget(self._settings.memory, self._settings.at_once).limit)
+        plan = self._recall.find(key, self._memory_limit)
         if plan is None:
             made = self.plan(kernel, *arguments, over=over, region=region)
             plan = self._recall.keep(key, made, arguments)
         return self._run(plan, progress=progress, started=started)
+
+    def _memory_limit(self) -> int:
+        return sparing(lambda: budget(self._settings.memory, self._settings.at_once)).limit
 
     def plan(
         self,

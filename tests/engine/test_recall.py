@@ -176,8 +176,8 @@ def test_what_fits_no_more_is_planned_anew(serial: hs.Engine) -> None:
     arguments = (hs.from_array(np.ones(8)), 1.0, hs.write(hs.from_array(np.zeros(8))))
     recall, key = Recall(), Recall.key(times, arguments, None, None)
     kept = recall.keep(key, serial.plan(times, *arguments), arguments)
-    assert recall.find(key, kept.memory.peak) is kept
-    assert recall.find(key, kept.memory.peak - 1) is None
+    assert recall.find(key, lambda: kept.memory.peak) is kept
+    assert recall.find(key, lambda: kept.memory.peak - 1) is None
 
 
 @settings(max_examples=40, deadline=None)

@@ -103,18 +103,17 @@ def open_file(
         if header is not None and offset == 0:
             _check_agreement(name, header, dtype, shape, order)
             _check_npy_size(name, header, status.size, file)
-            size, grows = status.size, False
+            grows = False
         else:
             header = _raw_header(name, file, status.size, dtype, shape, offset, order or "C")
             # What is appended later is no business of ours: recorders write on while the first
             # frames are analysed.
-            nbytes = math.prod(header.shape) * header.dtype.itemsize
-            size, grows = header.data_offset + nbytes, True
+            grows = True
     return ArrayRef(
         path=name,
         device=status.device,
         inode=status.inode,
-        file_size=size,
+        file_size=status.size,
         offset=header.data_offset,
         dtype=header.dtype,
         shape=header.shape,

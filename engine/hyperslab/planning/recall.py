@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import weakref
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,12 +70,12 @@ class Recall:
         except _Unknown:
             return None
 
-    def find(self, key: Hashable | None, limit: int) -> Plan | None:
-        """The plan that was kept for a key, if it still fits into so many bytes of memory."""
+    def find(self, key: Hashable | None, limit: Callable[[], int]) -> Plan | None:
+        """The plan that was kept for a key, if it still fits into as many bytes as `limit` says."""
         if key is None:
             return None
         entry = self._kept.pop(key, None)
-        if entry is None or entry[0].memory.peak > limit:
+        if entry is None or entry[0].memory.peak > limit():
             return None
         self._kept[key] = entry  # At the end: the first ones go first.
         return entry[0]
