@@ -17,7 +17,9 @@ from hyperslab import settings as configuration
 from hyperslab.compiler import Kernel
 from hyperslab.errors import HyperslabError, PlanError
 from hyperslab.planning import planner
+from hyperslab.planning.memory import budget
 from hyperslab.planning.plan import Plan, set_runner
+from hyperslab.planning.recall import Recall
 from hyperslab.pools import Pool, make_pool
 from hyperslab.running.prepare import Prepared, prepare
 from hyperslab.running.progress import make_progress
@@ -109,6 +111,7 @@ class Engine:
         )
         self._pool: Pool | None = None
         self._prepared: weakref.WeakKeyDictionary[Plan, Prepared] = weakref.WeakKeyDictionary()
+        self._recall = Recall()
         self._lock = forks.lock()
         self._closed = False
         self._pid = os.getpid()
@@ -134,7 +137,11 @@ class Engine:
     ) -> Report:
         """Run a kernel on every region of a domain. See :func:`hyperslab.run`."""
         started = time.monotonic()
-        plan = self.plan(kernel, *arguments, over=over, region=region)
+        key = self._recall.key(kernel, arguments, over, region)
+        plan = self._recall.find(key, budget(self._settings.memory, self._settings.at_once).limit)
+        if plan is None:
+            made = self.plan(kernel, *arguments, over=over, region=region)
+            plan = self._recall.keep(key, made, arguments)
         return self._run(plan, progress=progress, started=started)
 
     def plan(
@@ -244,6 +251,7 @@ class Engine:
                 return
             pool, self._pool = self._pool, None
             self._prepared.clear()
+            self._recall.clear()
         if pool is not None:
             _close_pool(pool, os.getpid())
 

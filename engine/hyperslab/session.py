@@ -16,6 +16,7 @@ import fcntl
 import os
 import secrets
 import shutil
+import stat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +29,7 @@ from hyperslab_workers.farewell import (
     remove_after_end,
     threads_remain,
 )
-from hyperslab_workers.host import absolute, remedy, temporary_directory
+from hyperslab_workers.host import absolute, remedy, since_start, temporary_directory
 from hyperslab_workers.mapping import sparing
 from hyperslab_workers.startup import SESSIONS
 
@@ -69,8 +70,13 @@ def scratch_root(scratch: str | os.PathLike[str] | None = None) -> str:
         None is named, and the system has no temporary directory that can be written to.
     """
     try:
-        named = scratch or os.environ.get("HYPERSLAB_SCRATCH")
-        root = absolute(named) if named else temporary_directory(f"{_SETTINGS}")
+        variable = os.environ.get("HYPERSLAB_SCRATCH")
+        if scratch:
+            root = absolute(scratch)
+        elif variable:
+            root = absolute(since_start(variable))
+        else:
+            root = temporary_directory(_SETTINGS)
     except HyperslabError as error:
         raise ArrayFileError(str(error)) from None
     return os.path.realpath(root)
@@ -143,7 +149,22 @@ def _known(key: tuple[int, str]) -> Path | None:
     return None
 
 
+def _refuse_unsafe(root: Path) -> None:
+    """Refuse a root in which others could put a directory of theirs in place of ours.
+
+    What lies in scratch is loaded and run: machine code, tasks.
+    """
+    status = root.stat()
+    if status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
+        raise ArrayFileError(
+            f"everybody may rename what lies in the scratch root {str(root)!r} (mode "
+            f"{stat.S_IMODE(status.st_mode):04o}), and so put files of theirs in place of ours: "
+            f"set the sticky bit (chmod +t), or name another directory with {_SETTINGS}"
+        )
+
+
 def _make(session: _Session) -> None:
+    _refuse_unsafe(session.directory.parent)
     session.directory.mkdir(mode=0o700)
     # Locked before it has its name: a sweep in between would take it for abandoned.
     fresh = session.directory / f"{_OWNER}.new"
@@ -174,7 +195,8 @@ def _list_sessions() -> None:
     for directory in own:
         with contextlib.suppress(OSError):
             fresh = directory / f"{SESSIONS}.new"
-            fresh.write_text("".join(f"{path}\n" for path in own))
+            # What separates them is in no path: a line break may be.
+            fresh.write_bytes(b"\0".join(os.fsencode(path) for path in own))
             fresh.rename(directory / SESSIONS)
 
 
@@ -183,6 +205,10 @@ def _sweep(root: str) -> None:
     with contextlib.suppress(OSError):
         for directory in Path(root).glob(f"{_PREFIX}{os.getuid()}-*"):
             # Without an owner file it is being made this moment, or it is no session.
+            # Of ours, and no link that somebody has put there.
+            status = directory.lstat()
+            if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+                continue
             with contextlib.suppress(OSError), owned.unowned(str(directory / _OWNER)) as owner:
                 if owner is not None:
                     shutil.rmtree(directory, ignore_errors=True)

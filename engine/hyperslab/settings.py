@@ -15,6 +15,7 @@ from typing import Literal
 
 from hyperslab.errors import PlanError
 from hyperslab.units import parse_bytes
+from hyperslab_workers import host
 
 __all__ = ["Progress", "Release", "Settings", "checked_progress", "resolve"]
 
@@ -115,8 +116,10 @@ def resolve(
         workers=workers,
         memory=None if memory is None else parse_bytes(memory),
         executor=executor,
-        scratch=_checked_path(scratch or environ.get("HYPERSLAB_SCRATCH"), "scratch"),
-        lock_dir=_checked_path(lock_dir or environ.get("HYPERSLAB_LOCK_DIR"), "lock_dir"),
+        scratch=_checked_path(scratch, "scratch") or _of_variable(environ.get("HYPERSLAB_SCRATCH")),
+        # Not the variable's: that is the default of all ways to a lock, and gives way to a
+        # directory that a file was opened with.
+        lock_dir=_checked_path(lock_dir, "lock_dir"),
         lock_timeout=lock_timeout,
         progress=progress,
         release=release,
@@ -168,9 +171,14 @@ def _checked_seconds(value: float | str, name: str) -> float:
 
 def _checked_path(value: str | os.PathLike[str] | None, name: str) -> str | None:
     try:
-        return os.fspath(value) if value else None
+        # Made absolute now: the program may change its directory before it is used.
+        return host.absolute(value) if value else None
     except TypeError:
         raise PlanError(f"{name}={value!r}: give the path of a directory") from None
+
+
+def _of_variable(path: str | None) -> str | None:
+    return host.since_start(path) if path else None
 
 
 def _cpu_count() -> int:

@@ -47,7 +47,8 @@ FROM_VARIABLES = {
     "memory": 2 * 2**30,
     "executor": "serial",
     "scratch": "/scratch",
-    "lock_dir": "/locks",
+    # The default of every way to a lock, and not a setting of the engine's: see locks/home.py.
+    "lock_dir": None,
     "lock_timeout": 2.5,
     "progress": False,
     "release": True,

@@ -108,7 +108,7 @@ def test_workers_leave_with_their_coordinator_and_tidy_up(family, session, numbe
     one = family(workers=2)
     other = session.parent / "other"
     other.mkdir()
-    (session / SESSIONS).write_text(f"{session}\n{other}\n")
+    (session / SESSIONS).write_bytes(os.fsencode(f"{session}\0{other}"))
     (os.killpg if group else os.kill)(one.coordinator.pid, number)
     one.coordinator.wait()
     one.wait_gone()

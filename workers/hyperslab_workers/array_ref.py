@@ -16,8 +16,8 @@ __all__ = ["ArrayRef"]
 class ArrayRef:
     """Where an array, or a strided view of one, lies in a file.
 
-    The file's identity (device, inode, size) travels with its path, so that a file that was
-    replaced or truncated in between is an error and never silently other data.
+    The file's identity (device, inode, birth time, size) travels with its path, so that a file that
+    was replaced or truncated in between is an error and never silently other data.
     """
 
     path: str
@@ -52,6 +52,12 @@ class ArrayRef:
 
     lock_dir: str | None = None
     """Directory of the file's lock, or None for the job's default."""
+
+    born: int = 0
+    """Birth time of the file in nanoseconds; 0 where the file system does not tell it."""
+
+    grows: bool = False
+    """Whether more bytes than `file_size` are fine: of a raw file to which others append."""
 
     @property
     def ndim(self) -> int:

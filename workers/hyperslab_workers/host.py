@@ -21,6 +21,7 @@ __all__ = [
     "refused",
     "remedy",
     "short_of_descriptors",
+    "since_start",
     "temporary_directory",
     "working_somewhere",
 ]
@@ -105,6 +106,20 @@ def absolute(path: str | os.PathLike[str]) -> str:
             f"{text!r} is relative and the working directory was removed: give an absolute path, "
             "or change to a directory that exists"
         ) from None
+
+
+_STARTED_IN = ""
+with contextlib.suppress(OSError):
+    _STARTED_IN = os.getcwd()
+
+
+def since_start(path: str) -> str:
+    """A path that a variable of the environment names, seen from where the program started.
+
+    It was set before the program ran: one that has changed its directory since, or that makes an
+    engine later, must not look for it in another place.
+    """
+    return os.path.join(_STARTED_IN, path)
 
 
 def temporary_directory(settings: str) -> str:

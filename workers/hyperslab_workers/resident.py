@@ -17,6 +17,7 @@ import os
 import pickle
 import select
 import struct
+import time
 from collections.abc import Iterator
 
 from hyperslab_workers.board import Board
@@ -61,6 +62,10 @@ _SOON = 0.001
 """Seconds for which an answer may be held back while there is more to do. Each answer wakes
 the coordinator, which takes a processor away from the workers to learn what it need not know
 yet."""
+
+_AWAKE = 0.0001
+"""Seconds that a worker without work stays awake: about what the coordinator needs between the
+last answer of one run and the first token of the next."""
 
 
 def board_path(directory: str) -> str:
@@ -113,7 +118,7 @@ def _tokens(directory: str, number: int, answers: _Answers) -> Iterator[tuple[in
             # count what was needed for this one.
             idle()
             answers.flush()
-            more.poll()
+            _await(more)
             continue
         answers.flush_if_due()
         ticket, start, stop, program, index, slot, left, right, channel, flags = TOKEN.unpack(token)
@@ -127,6 +132,20 @@ def _tokens(directory: str, number: int, answers: _Answers) -> Iterator[tuple[in
             path = program_path(directory, program)
             task = Task(path, index, start, stop, slot, merge, bool(flags & THROUGH_MAP))
         yield ticket, channel, task
+
+
+def _await(more: select.poll) -> None:
+    """Wait for a token, the first moment without sleeping.
+
+    Where short runs follow each other the next token comes sooner than a processor that sleeps
+    would wake up. Whoever else wants the processor meanwhile gets it.
+    """
+    asleep_at = time.monotonic() + _AWAKE
+    while not more.poll(0):
+        if time.monotonic() > asleep_at:
+            more.poll()
+            return
+        os.sched_yield()
 
 
 class _Answers:

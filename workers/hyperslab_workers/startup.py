@@ -138,7 +138,7 @@ def _tidy(session: str) -> None:
 def _sessions(session: str) -> list[str]:
     """All scratch directories of a process, of which it names the others in each."""
     with contextlib.suppress(OSError):
-        return Path(session, SESSIONS).read_text().splitlines()
+        return os.fsdecode(Path(session, SESSIONS).read_bytes()).split("\0")
     return [session]
 
 

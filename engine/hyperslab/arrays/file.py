@@ -20,6 +20,7 @@ from hyperslab.arrays.npy import MAGIC, NpyHeader, checked_dtype, read_header
 from hyperslab.errors import ArrayFileError, HyperslabError
 from hyperslab_workers import host
 from hyperslab_workers.array_ref import ArrayRef
+from hyperslab_workers.file_identity import file_status
 from hyperslab_workers.mapping import sparing
 
 __all__ = [
@@ -90,7 +91,7 @@ def open_file(
         raise ArrayFileError(f"mode={mode!r} cannot open {name!r}: {remedy}")
     offset = _checked_offset(offset)
     with _opened(name, mode) as file:
-        status = os.fstat(file.fileno())
+        status = file_status(file.fileno())
         start = file.read(len(MAGIC))
         file.seek(0)
         header = read_header(file, name) if start == MAGIC else None
@@ -101,14 +102,19 @@ def open_file(
             )
         if header is not None and offset == 0:
             _check_agreement(name, header, dtype, shape, order)
-            _check_npy_size(name, header, status.st_size, file)
+            _check_npy_size(name, header, status.size, file)
+            size, grows = status.size, False
         else:
-            header = _raw_header(name, file, status.st_size, dtype, shape, offset, order or "C")
+            header = _raw_header(name, file, status.size, dtype, shape, offset, order or "C")
+            # What is appended later is no business of ours: recorders write on while the first
+            # frames are analysed.
+            nbytes = math.prod(header.shape) * header.dtype.itemsize
+            size, grows = header.data_offset + nbytes, True
     return ArrayRef(
         path=name,
-        device=status.st_dev,
-        inode=status.st_ino,
-        file_size=status.st_size,
+        device=status.device,
+        inode=status.inode,
+        file_size=size,
         offset=header.data_offset,
         dtype=header.dtype,
         shape=header.shape,
@@ -116,6 +122,8 @@ def open_file(
         writable=mode == "r+",
         shared=bool(shared),
         lock_dir=None if lock_dir is None else text_path(lock_dir),
+        born=status.born,
+        grows=grows,
     )
 
 

@@ -107,6 +107,11 @@ class Array:
         return self._ref
 
     @property
+    def handle(self) -> Handle:
+        """What it shares with its views."""
+        return self._handle
+
+    @property
     def room_around(self) -> tuple[tuple[int, int], ...]:
         """Elements of the opened array that continue this view, before and after, on each axis."""
         return room_around(self._ref, self._handle.base)

@@ -103,7 +103,7 @@ def _locks(plan: Plan) -> str:
         merged = access.in_file
         if not access.locked:
             continue
-        lock = lock_for(access.array, plan.lock_dir)
+        lock = lock_for(access.array, plan.lock_dir, settle=False)
         box = access.box(plan.grid.box(0)) if len(plan.grid) and not merged else None
         extent = access.array.extent(box) if box is not None else access.array.extent()
         kind = "shared" if access.privilege is Privilege.READ else "exclusive"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import os
 import time
@@ -16,9 +17,10 @@ from hyperslab.planning.plan import Plan
 from hyperslab.planning.projection import slots_needed
 from hyperslab.pools.protocol import Line, Pool
 from hyperslab.running.slots import lay_aside, reserve, take_up
+from hyperslab_workers.access import Access
 from hyperslab_workers.partials import slot_bytes
 from hyperslab_workers.resident import program_path
-from hyperslab_workers.task import Program, Slots
+from hyperslab_workers.task import Argument, Program, Slots
 
 __all__ = ["Prepared", "prepare"]
 
@@ -76,9 +78,10 @@ def prepare(plan: Plan, pool: Pool, session: Path) -> Prepared:
         if reused:
             used = take_up(pool.directory, count * slot_bytes(plan.arguments))
         slots = Slots(used or f"{path}-slots", count)
+    arguments = tuple(_with_home(argument, plan.lock_dir) for argument in plan.arguments)
     program = Program(
         kernel=publish(compiled, session),
-        arguments=plan.arguments,
+        arguments=arguments,
         grid=plan.grid,
         leaf=plan.leaf,
         buffer_orders=plan.buffer_orders,
@@ -96,9 +99,21 @@ def prepare(plan: Plan, pool: Pool, session: Path) -> Prepared:
         reserve(slots, plan)
     return Prepared(
         line=Line(program, path, number, plan.memory.at_once, plan.ordered),
-        lock_roots=frozenset(a.array.lock_dir or plan.lock_dir for a in plan.accesses if a.locked),
+        lock_roots=frozenset(
+            a.array.lock_dir for a in arguments if isinstance(a, Access) and a.locked
+        ),
         compile_seconds=compile_seconds if compile_seconds > _COMPILED else 0.0,
     )
+
+
+def _with_home(argument: Argument, lock_dir: str | None) -> Argument:
+    """The argument, saying where its file's locks are: workers must not settle that again."""
+    if not isinstance(argument, Access) or not argument.locked:
+        return argument
+    from hyperslab_workers.locks import home_of
+
+    home = home_of(argument.array, lock_dir)
+    return dataclasses.replace(argument, array=dataclasses.replace(argument.array, lock_dir=home))
 
 
 def _remove(program: str, slots: Slots | None, reused: bool, pid: int) -> None:

@@ -6,10 +6,12 @@
     holding     what each thread holds
     table       what this process uses
     stripe      one stripe: between threads, then between processes
+    home        where the locks of each file are, settled once
     directory   the life of one file's lock directory
     root        where lock directories live, and whether locks work there
 """
 
+from hyperslab_workers.locks.home import home_of
 from hyperslab_workers.locks.striped import (
     Extent,
     Guard,
@@ -32,6 +34,7 @@ __all__ = [
     "held_here",
     "hold_all",
     "holds",
+    "home_of",
     "lock_for",
     "probe",
     "release_all",

@@ -15,10 +15,18 @@ import sys
 import tempfile
 from pathlib import Path
 
+from hyperslab_workers import host
 from hyperslab_workers.errors import HyperslabError
 from hyperslab_workers.host import temporary_directory
 
-__all__ = ["default_lock_root", "filesystem_type", "is_own_root", "make_directory", "probe"]
+__all__ = [
+    "default_lock_root",
+    "filesystem_type",
+    "is_own_root",
+    "make_directory",
+    "names_default_root",
+    "probe",
+]
 
 _VARIABLE = "HYPERSLAB_LOCK_DIR"
 _OWN_ROOT = "hyperslab-locks-"
@@ -83,10 +91,15 @@ def default_lock_root() -> str:
 @functools.lru_cache(maxsize=16)
 def _root(named: str | None) -> str:
     if named:
-        return os.path.realpath(named)
+        return os.path.realpath(host.since_start(named))
     writable = os.access("/tmp", os.W_OK | os.X_OK)
     parent = "/tmp" if writable else temporary_directory(f"{_VARIABLE} (or lock_dir=)")
     return os.path.join(os.path.realpath(parent), f"{_OWN_ROOT}{os.geteuid()}")
+
+
+def names_default_root() -> str:
+    """What says where the default root is, for a message."""
+    return _VARIABLE if os.environ.get(_VARIABLE) else "the default"
 
 
 def is_own_root(root: str) -> bool:

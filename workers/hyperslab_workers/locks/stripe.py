@@ -32,7 +32,7 @@ import fasteners
 from hyperslab_workers.errors import HyperslabError
 from hyperslab_workers.locks.directory import open_lock_file
 
-__all__ = ["Claim", "Stripe"]
+__all__ = ["Claim", "LockRemoved", "Stripe"]
 
 # Seconds between two tries for a file another process holds. fasteners' own polling starts at
 # 10 ms, longer than most regions are held.
@@ -44,6 +44,10 @@ _FLOCK = struct.Struct("@hhqqi0q")
 
 _kept_open: set[_LockFile] = set()
 _KEEP_OPEN = max(16, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
+
+
+class LockRemoved(HyperslabError):
+    """The lock file was removed: whoever comes next makes a new one, and is not kept out."""
 
 
 class Claim:
@@ -80,6 +84,11 @@ class Stripe:
         """Wait for the stripe; False if it was not free by `deadline` (of ``time.monotonic``).
 
         Whether it returns or raises, :meth:`release` has to follow.
+
+        Raises
+        ------
+        LockRemoved
+            The lock file is no longer there, and a lock on it keeps nobody out.
         """
         delay = _FIRST_DELAY
         with self._mutex:
@@ -89,6 +98,8 @@ class Stripe:
                 if self._is_next(claim):
                     if self._take_files(claim.exclusive):
                         claim.granted = True
+                        if self._rw.is_removed():
+                            raise self.removed("was removed while it was waited for")
                         return True
                     wait, delay = delay, min(delay * 1.5, _LAST_DELAY)
                 if deadline is not None:
@@ -112,6 +123,19 @@ class Stripe:
             if len(self._claims) > 1:
                 self._changed.notify_all()
             self._claims.remove(claim)  # Last: an interrupted release is called again.
+
+    def is_removed(self) -> bool:
+        """Whether the lock file has no name any more."""
+        with self._mutex:
+            return self._rw.is_removed()
+
+    def removed(self, what: str) -> LockRemoved:
+        """The error for that."""
+        return LockRemoved(
+            f"the lock file {self._rw.path_of_file} {what}, perhaps by a cleaner of old files:"
+            " others may have written at the same time. Check the data, and keep the lock directory"
+            " where nobody cleans up (HYPERSLAB_LOCK_DIR or lock_dir=)"
+        )
 
     def blocker(self, claim: Claim) -> str:
         """Who keeps `claim` waiting, in words; ``""`` if that cannot be told (any more)."""
@@ -198,6 +222,15 @@ class _LockFile(fasteners.InterProcessReaderWriterLock):  # type: ignore[misc]
             self.lockfile.close()
             self.lockfile = None
         _kept_open.discard(self)
+
+    @property
+    def path_of_file(self) -> str:
+        """Where it was made."""
+        return self._path
+
+    def is_removed(self) -> bool:
+        """Whether the open file has no name any more."""
+        return self.lockfile is not None and os.fstat(self.lockfile.fileno()).st_nlink == 0
 
     def holder(self, exclusive: bool) -> int:
         """Process id of another process whose lock excludes this one; 0 if there is none."""

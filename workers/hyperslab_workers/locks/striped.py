@@ -22,8 +22,9 @@ from dataclasses import dataclass
 from hyperslab_workers.array_ref import ArrayRef
 from hyperslab_workers.errors import HyperslabError, LockTimeout
 from hyperslab_workers.locks.holding import Hold, begin, current, give_up
+from hyperslab_workers.locks.home import home_of
 from hyperslab_workers.locks.root import default_lock_root, probe
-from hyperslab_workers.locks.stripe import Claim
+from hyperslab_workers.locks.stripe import Claim, LockRemoved
 from hyperslab_workers.locks.table import (
     InUse,
     release,
@@ -157,7 +158,7 @@ class Guard:
     """Whether it writes them."""
 
 
-def lock_for(ref: ArrayRef, root: str | None = None) -> StripedLock:
+def lock_for(ref: ArrayRef, root: str | None = None, *, settle: bool = True) -> StripedLock:
     """Return the lock of the file behind `ref`. Nothing is created before it is used.
 
     The lock is named by the file's device and inode, so that two paths to one file share it.
@@ -167,11 +168,16 @@ def lock_for(ref: ArrayRef, root: str | None = None) -> StripedLock:
     ref : ArrayRef
         An array in the file.
     root : str, optional
-        Directory of the lock directories. ``ref.lock_dir`` comes before it, and
-        :func:`default_lock_root` after.
+        Directory of the lock directories that an engine was given.
+    settle : bool
+        Whether the place is settled by this for the rest of the process (see ``home``).
+
+    Raises
+    ------
+    HyperslabError
+        Settings disagree about where the file's locks are.
     """
-    named = ref.lock_dir or root
-    root = os.path.realpath(named) if named else default_lock_root()
+    root = home_of(ref, root, settle=settle)
     share = -(-ref.file_size // _STRIPES)
     return StripedLock(
         directory=os.path.join(root, f"{ref.device:x}-{ref.inode:x}"),
@@ -231,6 +237,7 @@ def hold_all(guards: Iterable[Guard], timeout: float | None = None) -> Iterator[
         _take(hold, guards, in_use, deadline, timeout)
         hold.complete = True
         yield
+        _check_kept(hold, in_use)
     finally:
         # The first call is all that a signal handler that raises can cut short; a check or a loop
         # here, before the inner try, would leave a gap in which an interrupt leaks the lock.
@@ -281,8 +288,22 @@ def _take(
     for (name, number), guard in _in_order(guards, in_use):
         claim = Claim(in_use[name].stripe(number), guard.exclusive)
         hold.claims.append(claim)  # Before the try: an interrupt may come between the two.
-        if not claim.stripe.acquire(claim, deadline):
+        try:
+            acquired = claim.stripe.acquire(claim, deadline)
+        except LockRemoved:
+            in_use[name].removed = True
+            raise
+        if not acquired:
             raise LockTimeout(_too_late(guard, in_use[name], number, claim, timeout))
+
+
+def _check_kept(hold: Hold, in_use: dict[str, InUse]) -> None:
+    """Tell a holder whose lock files were removed meanwhile: others may have come in."""
+    for claim in hold.claims:
+        if claim.stripe.is_removed():
+            for used in in_use.values():
+                used.removed = True  # The next use enters the one that others have made.
+            raise claim.stripe.removed("was removed while it was held")
 
 
 def _too_late(guard: Guard, used: InUse, number: int, claim: Claim, timeout: float | None) -> str:

@@ -28,13 +28,14 @@ __all__ = ["InUse", "end_hold", "release", "release_all", "stripes_of", "sweep",
 class InUse:
     """A lock directory this process uses, with the one object for each of its stripes."""
 
-    __slots__ = ("directory", "holders", "retained", "stripes")
+    __slots__ = ("directory", "holders", "removed", "retained", "stripes")
 
     def __init__(self, directory: LockDirectory) -> None:
         self.directory = directory
         self.stripes: dict[int, Stripe] = {}
         self.holders: set[object] = set()  # A set, so that leaving twice does no harm.
         self.retained = 0
+        self.removed = False
 
     def stripe(self, number: int) -> Stripe:
         """The stripe of that number."""
@@ -104,6 +105,11 @@ def use(
     while True:
         with _table_lock:
             used = _table.get(directory)
+            if used is not None and used.removed and not used.holders:
+                # Somebody removed its files: whoever comes next meets others in a new one.
+                used.retained = 0
+                _leave_if_idle(used)
+                used = _table.get(directory)
             if used is None:
                 # Where no exit handler is sure to give it up, it goes with its last holder.
                 retained = int(holder is not None and is_sure())
