@@ -123,7 +123,7 @@ def test_under_a_limit_the_job_is_done_or_the_limit_is_named(start, kind, low, w
 @users
 @pytest.mark.parametrize("low", [2, 4, 6])
 def test_under_a_limit_of_processes_it_is_named_and_serial_works(tmp_path, low):
-    tmp_path.chmod(0o777)
+    tmp_path.chmod(0o1777)
     command = f"ulimit -u {low}; exec {NOBODY} $PROGRAM both"
     done = shell(tmp_path, command, OPENBLAS_NUM_THREADS="1")
     workers, serial = done.stdout.splitlines()
@@ -136,7 +136,7 @@ def test_under_a_limit_of_processes_it_is_named_and_serial_works(tmp_path, low):
 
 @users
 def test_a_user_without_a_home_and_without_a_name(tmp_path):
-    tmp_path.chmod(0o777)
+    tmp_path.chmod(0o1777)
     done = shell(tmp_path, f"exec {NOBODY} env -u HOME -u USER -u LOGNAME $PROGRAM both")
     assert done.stdout == "right\nright\n"
     assert nothing_of(tmp_path)
