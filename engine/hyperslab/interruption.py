@@ -8,6 +8,7 @@ error.
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import contextlib
 import ctypes
@@ -125,25 +126,28 @@ def uninterrupted(call: Callable[[], None]) -> None:
 
     interrupted: KeyboardInterrupt | None = None
     refused = False
+    # Where a signal handler forks meanwhile, and comes back here in the child, it is told at once.
+    _waited_for[over] = failed
     try:
-        threading.Thread(target=run, name="hyperslab-pool").start()
-    except KeyboardInterrupt as error:
-        if claim.acquire(blocking=False):
-            raise  # The call has not begun, and now never will.
-        interrupted = error
-    except Exception:
-        refused = claim.acquire(blocking=False)
+        # Not threading.Thread, which waits until the thread has begun: in that child, for ever.
+        try:
+            _thread.start_new_thread(run, ())
+        except KeyboardInterrupt as error:
+            if claim.acquire(blocking=False):
+                raise  # The call has not begun, and now never will.
+            interrupted = error
+        except Exception:
+            refused = claim.acquire(blocking=False)
+        while not (refused or over.is_set()):
+            try:
+                over.wait()
+            except KeyboardInterrupt as error:
+                interrupted = error
+    finally:
+        _waited_for.pop(over, None)
     if refused:
         _with_interrupts_noted(call)
         return
-    # Where a signal handler forks meanwhile, and comes back here in the child, it is told at once.
-    _waited_for[over] = failed
-    while not over.is_set():
-        try:
-            over.wait()
-        except KeyboardInterrupt as error:
-            interrupted = error
-    _waited_for.pop(over, None)
     if interrupted is not None:
         raise interrupted
     if failed:

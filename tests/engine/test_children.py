@@ -58,6 +58,12 @@ def test_a_child_forked_while_another_thread_is_busy_runs_its_job(start, what):
     program.assert_nothing_left()
 
 
+def test_children_forked_at_any_instant_run_their_jobs(start):
+    program = start("fork_at_any_instant", 20)
+    assert program.end(120) == (0, "{0}\n", "")
+    program.assert_nothing_left()
+
+
 @pytest.mark.parametrize("executor", ["loky", "serial", "threads"])
 def test_a_child_that_comes_back_into_its_parents_job_leaves_it_to_its_parent(start, executor):
     program = start("fork_in_a_handler", executor)

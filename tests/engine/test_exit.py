@@ -7,11 +7,11 @@ none that they inherited from 3.13 on.
 
 from __future__ import annotations
 
+import _thread
 import os
 import re
 import signal
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -186,10 +186,10 @@ def test_a_child_of_multiprocessing_may_leave_its_engine_open(start, method):
 
 @pytest.fixture
 def no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    def start(self: threading.Thread) -> None:
+    def start(*arguments: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(threading.Thread, "start", start)
+    monkeypatch.setattr(_thread, "start_new_thread", start)
 
 
 def interrupt_itself(steps: list[str]) -> None:

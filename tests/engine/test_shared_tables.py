@@ -17,7 +17,7 @@ from stress import ends, held, in_child, switching_often, together
 
 import hyperslab as hs
 from hyperslab import session
-from hyperslab.compiler import build
+from hyperslab.compiler import build, exclusion
 from hyperslab.session import session_directory
 
 # ------------------------------------------------------------------- scratch directories
@@ -194,6 +194,21 @@ def test_a_child_forked_during_a_compilation_compiles(monkeypatch):
     begun.wait()
     assert in_child(both, seconds=60) == 0
     thread.join()
+
+
+@pytest.mark.parametrize("whose", ["numba", "llvmlite"])
+def test_a_fork_waits_for_the_locks_of_the_compiler(whose):
+    first = _kernel_of(3)
+    first(np.arange(3.0), np.zeros(3))
+    locks = {"numba": exclusion._lock_of_numba(), "llvmlite": exclusion._lock_of_llvmlite()}
+
+    def compile_another() -> None:
+        out = np.zeros(3)
+        _kernel_of(4)(np.arange(3.0), out)
+        assert out[2] == 8
+
+    with held(locks[whose]):
+        assert in_child(compile_another, seconds=60) == 0
 
 
 def test_a_child_numbers_its_symbols_anew():

@@ -1,7 +1,9 @@
 """Programs whose jobs run in children of theirs, and in threads: children.py HOW, as below."""
 
+import faulthandler
 import multiprocessing
 import os
+import random
 import signal
 import sys
 import threading
@@ -126,6 +128,44 @@ def fork_while(what):
     assert wait_for(child) == 0
     thread.join()
     job(engine)
+
+
+def fork_at_any_instant(forks):
+    """Fork again and again, while other threads start and end pools, lock, compile and let go."""
+    over = threading.Event()
+
+    def pools():
+        while not over.is_set():
+            job(hs.Engine(workers=1), shared=True)
+
+    def kernels():
+        number = 0
+        while not over.is_set():
+            number += 1
+            space = {}
+            text = f"def f(a):\n    for i in range(a.shape[0]):\n        a[i] += {number}\n"
+            exec(text, space)  # noqa: S102
+            a = np.zeros(10)
+            hs.kernel(space["f"])(a)
+            assert a[9] == number
+
+    for work in (pools, kernels):
+        threading.Thread(target=work).start()
+    chance = random.Random(7)
+    answers = set()
+    for number in range(int(forks)):
+        time.sleep(chance.uniform(0.0, 0.15))
+        child = os.fork()
+        if child == 0:
+            faulthandler.dump_traceback_later(25, exit=True)
+            engine = hs.Engine(executor=["serial", "loky"][number % 2], workers=1)
+            answer = said(job, engine, shared=True)
+            if answer is not True:
+                print(answer, flush=True)
+            os._exit(int(answer is not True))
+        answers.add(wait_for(child))
+    over.set()
+    print(answers, flush=True)
 
 
 def fork_in_a_handler(executor):

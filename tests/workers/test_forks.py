@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import re
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -140,6 +142,37 @@ def test_a_fork_goes_on_without_what_does_not_end_and_the_child_knows(monkeypatc
         assert time.monotonic() - began < 0.8
     forks.check_whole("do it")
     assert in_child(lambda: forks.check_whole("do it")) == 0, "the next fork is not concerned"
+
+
+def test_a_fork_waits_for_imports_of_other_threads(tmp_path, monkeypatch):
+    (tmp_path / "slowly_imported.py").write_text("import time\ntime.sleep(0.5)\nwhole = True\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    thread = threading.Thread(target=importlib.import_module, args=("slowly_imported",))
+    thread.start()
+    while "slowly_imported" not in sys.modules:
+        time.sleep(0.001)
+
+    def look() -> None:
+        assert importlib.import_module("slowly_imported").whole
+
+    assert in_child(look) == 0
+    thread.join()
+
+
+def test_a_module_forks_while_another_thread_waits_for_it(tmp_path, monkeypatch):
+    """Who waits for this very thread is not waited for."""
+    (tmp_path / "forks_at_import.py").write_text(
+        "import os, time\ntime.sleep(0.3)\nbegan = time.monotonic()\nchild = os.fork()\n"
+        "if child == 0:\n    os._exit(0)\ntook = time.monotonic() - began\nos.waitpid(child, 0)\n"
+    )
+    (tmp_path / "imports_it.py").write_text("import forks_at_import\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    thread = threading.Thread(target=importlib.import_module, args=("imports_it",))
+    timer = threading.Timer(0.1, thread.start)
+    timer.start()
+    assert importlib.import_module("forks_at_import").took < 5
+    timer.join()
+    thread.join()
 
 
 def test_a_block_that_was_left_without_telling_stops_no_fork():

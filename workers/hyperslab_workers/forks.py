@@ -13,6 +13,9 @@ to know::
     wait_for(lock)     a fork waits for somebody else's lock
     in_child(call)     called in every child, when the locks are free
 
+Imports of other threads are waited for by themselves: Python's locks of modules stay shut as well,
+and a child would wait for ever at its first import of a module that was half imported.
+
 A fork waits a minute at most, because what it waits for may be waiting for it. Then it goes on, and
 in the child :func:`check_whole` refuses what can no longer be done there, instead of letting it
 wait for ever for a thread that does not exist.
@@ -25,6 +28,7 @@ they guard is half changed.
 
 from __future__ import annotations
 
+import _frozen_importlib
 import _thread
 import contextlib
 import os
@@ -189,11 +193,11 @@ def _take_all(fork: _Fork) -> None:
     fork.entered = _entrance.acquire()
     deadline = time.monotonic() + _PATIENCE
     here = threading.get_ident()
-    while any(one.thread != here for one in list(_inside)):
+    while any(one.thread != here for one in list(_inside)) or _imported_elsewhere():
         if time.monotonic() >= deadline:
             return
-        # In steps: a block that was cut short by Ctrl-C may have told nobody.
-        _entrance.wait(0.05)
+        # In steps: nobody tells of imports, nor of a block that was cut short by Ctrl-C.
+        _entrance.wait(0.01)
     whole = True
     for one in [*(find() for find in _others), *_whole]:
         if one is None:
@@ -204,6 +208,18 @@ def _take_all(fork: _Fork) -> None:
             # One of our own is renewed, and whoever uses what it guards checks that.
             whole = whole and one in _whole
     fork.whole = whole
+
+
+def _imported_elsewhere() -> bool:
+    """Whether another thread is importing something, and not just waiting for this one."""
+    # Without these tables of Python's nothing can be waited for.
+    locks = getattr(_frozen_importlib, "_module_locks", {})
+    waiting = getattr(_frozen_importlib, "_blocking_on", {})
+    for find in list(locks.values()):
+        owner = getattr(find(), "owner", None)
+        if owner not in (None, threading.get_ident()) and owner not in waiting:
+            return True
+    return False
 
 
 def _in_parent() -> None:

@@ -13,6 +13,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 
+from hyperslab_workers import forks
 from hyperslab_workers.errors import HyperslabError
 
 __all__ = [
@@ -135,8 +136,12 @@ def temporary_directory(settings: str) -> str:
     HyperslabError
         There is none that can be written to.
     """
-    try:
+    if tempfile.tempdir is not None:
         return tempfile.gettempdir()
+    try:
+        # Once for each process, and under a lock of Python's.
+        with forks.undisturbed():
+            return tempfile.gettempdir()
     except OSError as error:
         # Python looks for one by writing a file, and takes every refusal for the directory's.
         with contextlib.suppress(FileNotFoundError):

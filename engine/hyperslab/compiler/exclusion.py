@@ -4,7 +4,8 @@ A lock for each kernel was rejected: Numba compiles one function at a time anywa
 forked during a compilation inherits its kernel's lock shut for ever. A fork waits instead, for
 seconds as a rule, and the child finds Numba as it is between two compilations. It waits for
 Numba's own lock as well: the program may compile functions of its own, and a child whose copy of
-that lock is shut would wait at its first kernel for a thread that it does not have.
+that lock is shut would wait at its first kernel for a thread that it does not have. So it would
+at llvmlite's lock, which is held for moments wherever machine code is let go.
 """
 
 from __future__ import annotations
@@ -44,4 +45,12 @@ def _lock_of_numba() -> Any:
     return getattr(getattr(module, "global_compiler_lock", None), "_lock", None)
 
 
+def _lock_of_llvmlite() -> Any:
+    """Taken for every call of LLVM, also by the collector for machine code that nobody holds."""
+    library = getattr(sys.modules.get("llvmlite.binding.ffi"), "lib", None)
+    return getattr(getattr(library, "_lock", None), "_lock", None)
+
+
+# In this order, which is Numba's.
 forks.wait_for(_lock_of_numba)
+forks.wait_for(_lock_of_llvmlite)
