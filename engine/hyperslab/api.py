@@ -138,11 +138,7 @@ class Engine:
         """Run a kernel on every region of a domain. See :func:`hyperslab.run`."""
         started = time.monotonic()
         key = self._recall.key(kernel, arguments, over, region)
-        try:
-            limit = budget(self._settings.memory, self._settings.at_once).limit
-        except REFUSALS as error:
-            raise refused("what memory is free cannot be asked", error) from error
-        plan = self._recall.find(key, limit)
+        plan = self._recall.find(key, self._memory_limit)
         if plan is None:
             made = self.plan(kernel, *arguments, over=over, region=region)
             plan = self._recall.keep(key, made, arguments)
