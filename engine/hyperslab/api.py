@@ -145,7 +145,10 @@ class Engine:
         return self._run(plan, progress=progress, started=started)
 
     def _memory_limit(self) -> int:
-        return sparing(lambda: budget(self._settings.memory, self._settings.at_once)).limit
+        try:
+            return sparing(lambda: budget(self._settings.memory, self._settings.at_once)).limit
+        except REFUSALS as error:
+            raise refused("what memory is free cannot be asked", error) from error
 
     def plan(
         self,
