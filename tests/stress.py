@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 
 @contextmanager
@@ -79,12 +79,12 @@ def in_child(call: Callable[[], object], seconds: int = 20) -> int:
 
 
 @contextmanager
-def held(lock: threading.Lock, seconds: float = 0.3) -> Iterator[None]:
-    """Another thread holds the lock now, and for as long as that."""
+def held(block: AbstractContextManager[object], seconds: float = 0.3) -> Iterator[None]:
+    """Another thread holds the lock, or is in the block, now and for as long as that."""
     entered = threading.Event()
 
     def hold() -> None:
-        with lock:
+        with block:
             entered.set()
             time.sleep(seconds)
 

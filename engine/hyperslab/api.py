@@ -169,9 +169,9 @@ class Engine:
                     region=region,
                 )
             )
+        except HyperslabError:
+            raise
         except REFUSALS as error:
-            if isinstance(error, HyperslabError):
-                raise
             raise refused(f"kernel {kernel.name} cannot be planned", error) from error
 
     def _run(
@@ -198,9 +198,9 @@ class Engine:
         try:
             prepared = self._take_prepared(plan, pool)
             report = drive(plan, prepared, pool, display, started)
+        except HyperslabError:  # A LockTimeout is an OSError, too.
+            raise
         except REFUSALS as error:
-            if isinstance(error, HyperslabError):  # A LockTimeout is an OSError, too.
-                raise
             what = f"kernel {plan.kernel.name} cannot be run with scratch in {pool.directory!r}"
             raise refused(what, error) from error
         finally:

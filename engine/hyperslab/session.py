@@ -62,7 +62,7 @@ _sessions: dict[tuple[int, str], _Session] = {}
 
 
 def scratch_root(scratch: str | os.PathLike[str] | None = None) -> str:
-    """Where scratch directories are made; the parameter as in :func:`session_directory`.
+    """Where scratch directories are made, links not followed; as in :func:`session_directory`.
 
     Raises
     ------
@@ -72,14 +72,12 @@ def scratch_root(scratch: str | os.PathLike[str] | None = None) -> str:
     try:
         variable = os.environ.get("HYPERSLAB_SCRATCH")
         if scratch:
-            root = absolute(scratch)
-        elif variable:
-            root = absolute(since_start(variable))
-        else:
-            root = temporary_directory(_SETTINGS)
+            return absolute(scratch)
+        if variable:
+            return absolute(since_start(variable))
+        return temporary_directory(_SETTINGS)
     except HyperslabError as error:
         raise ArrayFileError(str(error)) from None
-    return os.path.realpath(root)
 
 
 def session_directory(scratch: str | os.PathLike[str] | None = None) -> Path:
@@ -100,7 +98,7 @@ def session_directory(scratch: str | os.PathLike[str] | None = None) -> Path:
     ArrayFileError
         The root does not exist or cannot be written.
     """
-    root = scratch_root(scratch)
+    root = os.path.realpath(scratch_root(scratch))
     # The process number is part of the key: whatever a child inherits, it must not use, and
     # above all not remove, its parent's directory.
     key = (os.getpid(), root)
@@ -204,14 +202,20 @@ def _sweep(root: str) -> None:
     """Remove the directories of this user whose owner is gone."""
     with contextlib.suppress(OSError):
         for directory in Path(root).glob(f"{_PREFIX}{os.getuid()}-*"):
-            # Without an owner file it is being made this moment, or it is no session.
-            # Of ours, and no link that somebody has put there.
-            status = directory.lstat()
-            if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
-                continue
-            with contextlib.suppress(OSError), owned.unowned(str(directory / _OWNER)) as owner:
-                if owner is not None:
-                    shutil.rmtree(directory, ignore_errors=True)
+            # Each by itself: one that goes this moment must not keep the others. Without an owner
+            # file it is being made, or it is no session.
+            with contextlib.suppress(OSError):
+                _remove_abandoned(directory)
+
+
+def _remove_abandoned(directory: Path) -> None:
+    # Nothing of somebody else's, and no link that somebody has put there.
+    status = directory.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+        return
+    with owned.unowned(str(directory / _OWNER)) as owner:
+        if owner is not None:
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 @atexit.register

@@ -5,6 +5,7 @@ is a line in the file ``answers``, because not every place has streams.
 """
 
 import atexit
+import inspect
 import multiprocessing
 import os
 import signal
@@ -179,19 +180,7 @@ def notebook(executor):
         manager.shutdown_kernel()
 
 
-CELL = """
-import hyperslab as hs
-
-@hs.kernel
-def spin(values, out, turns, wrong):
-    x = 0.0
-    for _ in range(turns):
-        x = x * 0.5 + 1.0
-    for i in range(values.shape[0]):
-        if values[i] == wrong:
-            raise ValueError("as planned")
-        out[i] += values[i] + x * 0.0
-"""
+CELL = f"import hyperslab as hs\n\n{inspect.getsource(spin.function)}"
 
 if __name__ == "__main__":
     globals()[sys.argv[1]](sys.argv[2])

@@ -21,25 +21,6 @@ from hyperslab_workers import forks
 from hyperslab_workers.errors import HyperslabError
 
 
-@contextlib.contextmanager
-def inside(block: contextlib.AbstractContextManager, seconds: float) -> Iterator[None]:
-    """Another thread is in that block now, and for as long as that."""
-    entered = threading.Event()
-
-    def stay() -> None:
-        with block:
-            entered.set()
-            time.sleep(seconds)
-
-    thread = threading.Thread(target=stay)
-    thread.start()
-    entered.wait()
-    try:
-        yield
-    finally:
-        thread.join()
-
-
 def test_every_lock_is_made_where_forks_are_seen_to():
     """Else a child waits for ever for a thread of its parent's. Who adds a lock comes by here."""
     packages = Path(hyperslab_workers.__file__).parents[2]
@@ -103,7 +84,7 @@ def test_a_fork_waits_until_what_a_lock_guards_is_whole(monkeypatch):
     def look() -> None:
         assert table == ["half", "whole"]
 
-    with inside(change(), 0.3):
+    with held(change(), 0.3):
         assert in_child(look) == 0
 
 
@@ -116,7 +97,7 @@ def test_a_fork_waits_for_undisturbed_blocks_and_lets_others_in_meanwhile():
             yield
             # The fork waits by now: a thread that is inside must be able to go further in, and
             # whom it waits for must be able to enter.
-            with forks.undisturbed(), inside(forks.undisturbed(), 0.1):
+            with forks.undisturbed(), held(forks.undisturbed(), 0.1):
                 steps.append("within")
             steps.append("over")
 
@@ -125,7 +106,7 @@ def test_a_fork_waits_for_undisturbed_blocks_and_lets_others_in_meanwhile():
         with forks.undisturbed():
             forks.check_whole("do anything")
 
-    with inside(block(), 0.3):
+    with held(block(), 0.3):
         assert in_child(look) == 0
 
 
@@ -136,7 +117,7 @@ def test_a_fork_goes_on_without_what_does_not_end_and_the_child_knows(monkeypatc
         with pytest.raises(HyperslabError, match=r"cannot do it.*forked while.*spawn"):
             forks.check_whole("do it")
 
-    with inside(forks.undisturbed(), 1.0):
+    with held(forks.undisturbed(), 1.0):
         began = time.monotonic()
         assert in_child(look) == 0
         assert time.monotonic() - began < 0.8
@@ -212,7 +193,7 @@ def test_a_signal_handler_forks_inside_a_block_and_inside_a_lock():
 
 def test_ctrl_c_while_a_fork_waits_ends_the_wait_and_is_not_lost():
     child = 0
-    with inside(forks.undisturbed(), 1.0), pytest.raises(KeyboardInterrupt):
+    with held(forks.undisturbed(), 1.0), pytest.raises(KeyboardInterrupt):
         threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
         child = os.fork()
         if child == 0:

@@ -89,7 +89,8 @@ class Recall:
         if key is None or plan.has_footprints or size > _SHORT or plan.regions > _REGIONS:
             return plan
         kept = self._kept
-        handles = {_array(value).handle for value in arguments if _array(value) is not None}
+        arrays = [array for value in arguments if (array := _array(value)) is not None]
+        handles = {array.handle for array in arrays}
         gone = tuple(weakref.ref(handle, lambda _: kept.pop(key, None)) for handle in handles)
         # Without the declarations, which keep arrays open: whoever calls with these arrays has
         # them, and when nobody has, scratch arrays must go.
@@ -106,7 +107,7 @@ class Recall:
         self._kept.clear()
 
 
-def _array(value: Any) -> Any:
+def _array(value: Any) -> Array | None:
     """The array of an argument, or None."""
     if isinstance(value, Array):
         return value
