@@ -193,6 +193,8 @@ class ScriptedChannel:
         return 0
 
     def call_off(self, patience: float) -> list[Event]:
+        # A neighbour in the middle of a task may end it before it sees that it is called off.
+        self._pool.pump()
         self.cell.call_off()
         with self._pool.lock:
             for queue in self._pool.queues:

@@ -17,10 +17,12 @@ import contextlib
 import dataclasses
 import time
 from collections import Counter
+from typing import Any
 
 from hyperslab.errors import HyperslabError, JobInterrupted, PlanError, WorkerLost
 from hyperslab.interruption import exit_as_interrupted_if_uncaught
 from hyperslab.planning.plan import Plan
+from hyperslab.pools.death import Death
 from hyperslab.pools.protocol import Answered, Channel, Event, Lost, Pool
 from hyperslab.running.failures import error_of, lost, never_started
 from hyperslab.running.merging import Merger
@@ -130,6 +132,23 @@ def _check_no_lock_held(plan: Plan) -> None:
         )
 
 
+class _GivenUp(Exception):
+    """A worker was lost in what is not run again.
+
+    No error yet: its neighbours still work, and what is said of the regions has to hold when
+    they have been called off.
+    """
+
+    def __init__(self, death: Death, **circumstances: Any) -> None:
+        super().__init__()
+        self._death = death
+        self._circumstances = circumstances
+
+    def error(self, plan: Plan, standing: Standing) -> WorkerLost:
+        """The error, as things stand now."""
+        return lost(plan, self._death, standing, **self._circumstances)
+
+
 class _Run:
     """The state of one run."""
 
@@ -169,6 +188,9 @@ class _Run:
             self._call_off()
             done = f"after {self._standing.regions_done:,} of {self._plan.regions:,} regions"
             raise self._told(interrupted(self._plan, f"{done}; {self._standing.words()}")) from None
+        except _GivenUp as loss:
+            self._call_off()
+            raise self._told(loss.error(self._plan, self._standing)) from None
         except HyperslabError as error:
             self._call_off()
             raise self._told(error) from None
@@ -263,11 +285,7 @@ class _Run:
         task, mark, death = event.task, event.mark, event.death
         region = mark.region if mark is not None and task.merge is None else None
         if not what.repaired or not self._restartable:
-            raise lost(
-                *(self._plan, death, self._standing),
-                region=region,
-                replaceable=self._restartable,
-            )
+            raise _GivenUp(event.death, region=region, replaceable=self._restartable)
         if death.false_starts >= _FALSE_STARTS:
             raise never_started(self._plan, death, death.false_starts)
         if what.again is None:
@@ -279,7 +297,7 @@ class _Run:
             if region is not None:
                 self._deaths[region] += 1
                 if (times := self._deaths[region]) >= _DEATHS:
-                    raise lost(self._plan, death, self._standing, region=region, times=times)
+                    raise _GivenUp(death, region=region, times=times)
         self._window.put_back(_from(task, what.again))
 
     def _commit(self) -> None:
