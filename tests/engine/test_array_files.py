@@ -428,20 +428,6 @@ def test_of_many_creators_one_wins(tmp_path):
     assert os.listdir(tmp_path) == ["a.npy"]
 
 
-def test_where_there_are_no_hard_links(tmp_path, monkeypatch):
-    def refuse(self: Path, other: Path) -> None:
-        raise OSError(errno.EPERM, "Operation not permitted")
-
-    monkeypatch.setattr(Path, "hardlink_to", refuse)
-    hs.create(tmp_path / "a.npy", 3).close()
-    with pytest.raises(FileExistsError):
-        create_file._link(tmp_path / "none", tmp_path / "a.npy")
-    assert np.load(tmp_path / "a.npy").shape == (3,)
-    with pytest.raises(FileNotFoundError):
-        create_file._link(tmp_path / "none", tmp_path / "b.npy")
-    assert os.listdir(tmp_path) == ["a.npy"]
-
-
 def test_where_nothing_can_be_reserved_zeros_are_written(tmp_path, monkeypatch):
     def refuse(fd: int, offset: int, length: int) -> None:
         raise OSError(errno.EOPNOTSUPP, "Operation not supported")

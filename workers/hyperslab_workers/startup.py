@@ -37,6 +37,8 @@ _PR_SET_PDEATHSIG = 1
 """Of <sys/prctl.h>."""
 
 ENVIRONMENT = {
+    # What lies in the working directory is the user's data: a `types.py` there is not Python's.
+    "PYTHONSAFEPATH": "1",
     # One compute thread a worker: the parallelism is the processes'.
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",

@@ -26,6 +26,7 @@ import numpy as np
 
 from hyperslab_workers import forks, host
 from hyperslab_workers.array_ref import ArrayRef
+from hyperslab_workers.descriptors import open_apart
 from hyperslab_workers.errors import ArrayFileError
 from hyperslab_workers.file_identity import FileStatus, file_status
 from hyperslab_workers.host import short_of_descriptors
@@ -82,8 +83,8 @@ class MappedFile:
         try:
             # O_NONBLOCK: what has become a FIFO in the meantime is an error, not a wait.
             flags = os.O_RDWR if writable else os.O_RDONLY
-            flags |= os.O_CLOEXEC | os.O_NONBLOCK
-            self.fd = sparing(lambda: os.open(ref.path, flags))
+            flags |= os.O_NONBLOCK
+            self.fd = sparing(lambda: open_apart(ref.path, flags))
             _check(ref, file_status(self.fd))
             access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
             self.map = sparing(lambda: FileMap(self.fd, ref.file_size, access=access, **_UNTRACKED))
