@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 
 import hyperslab as hs
-from hyperslab.arrays import creation as create_file
 from hyperslab_workers import mapping
 
 

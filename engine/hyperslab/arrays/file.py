@@ -206,8 +206,7 @@ def _opened(path: str, mode: str) -> BinaryIO:
         if not stat.S_ISREG(status.st_mode):
             raise _not_a_file(path, status.st_mode)
         kind = "r+b" if mode == "r+" else "rb"
-        opened = sparing(lambda: open(path, kind, buffering=0, opener=open_apart))
-        return cast(BinaryIO, opened)
+        return cast(BinaryIO, sparing(lambda: open(path, kind, buffering=0, opener=open_apart)))
     except FileNotFoundError:
         raise ArrayFileError(
             f"{path!r} does not exist; check the name, or make it with create(path, shape, dtype)"

@@ -34,12 +34,14 @@ from hyperslab_workers.host import short_of_descriptors
 __all__ = [
     "FileMap",
     "MappedFile",
+    "check_length",
     "forget_all",
     "kept",
     "mapped",
     "release",
     "sparing",
     "verify",
+    "verify_still",
     "writing_failed",
 ]
 
@@ -163,6 +165,39 @@ def verify(ref: ArrayRef) -> None:
         raise _mapping_failed(ref, error) from None
 
 
+def verify_still(ref: ArrayRef) -> None:
+    """Check once more, when all is done, what :func:`verify` has checked before.
+
+    One ``stat``, a microsecond: meant to be called at the end of every job.
+
+    Raises
+    ------
+    ArrayFileError
+        As for :func:`verify`.
+    """
+    try:
+        status = os.stat(ref.path)
+    except OSError:
+        pass
+    else:
+        found = (status.st_dev, status.st_ino, status.st_size)
+        if found == (ref.device, ref.inode, ref.file_size):
+            return
+    verify(ref)
+
+
+def check_length(ref: ArrayRef, size: int) -> None:
+    """Refuse a file that is shorter than it was: a write would make it long again, with a hole.
+
+    Raises
+    ------
+    ArrayFileError
+        It is.
+    """
+    if size < ref.file_size:
+        raise _changed_size(ref, size)
+
+
 def mapped(ref: ArrayRef, writable: bool) -> MappedFile:
     """The kept map of a file that is not empty, made now if there is none.
 
@@ -246,11 +281,15 @@ def _check(ref: ArrayRef, status: FileStatus) -> None:
             "there. It was replaced or moved; open it again"
         )
     if status.size < ref.file_size or (status.size > ref.file_size and not ref.grows):
-        raise ArrayFileError(
-            f"{ref.path!r} changed its size: it had {ref.file_size:,} bytes when it was opened "
-            f"and has {status.size:,} now. Another program grew or truncated it; open it "
-            "again, and check its content"
-        )
+        raise _changed_size(ref, status.size)
+
+
+def _changed_size(ref: ArrayRef, size: int) -> ArrayFileError:
+    return ArrayFileError(
+        f"{ref.path!r} changed its size: it had {ref.file_size:,} bytes when it was opened "
+        f"and has {size:,} now. Another program grew or truncated it; open it again, and check "
+        "its content"
+    )
 
 
 def _mapping_failed(ref: ArrayRef, error: OSError) -> ArrayFileError:
