@@ -45,6 +45,8 @@ ENVIRONMENT = {
     "MKL_NUM_THREADS": "1",
     "NUMEXPR_NUM_THREADS": "1",
     "NUMBA_NUM_THREADS": "1",
+    # Said here, a file of settings in the working directory does not say otherwise.
+    "NUMBA_DISABLE_JIT": "0",
 }
 """Variables a worker is started with."""
 
