@@ -82,7 +82,7 @@ def run(
     with _errors_in_words(traceback), _terminated_as_interrupted():
         from hyperslab.jobs.runner import prepare
 
-        if report is not None and not report.absolute().parent.is_dir():
+        if report is not None and not os.path.isdir(report.absolute().parent):
             raise typer.BadParameter(
                 f"the folder of {str(report)!r} does not exist", param_hint="--report"
             )
