@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from hyperslab.errors import ArrayFileError, HyperslabError
 from hyperslab_workers import forks, owned
+from hyperslab_workers.descriptors import open_apart
 from hyperslab_workers.farewell import (
     before_child_ends,
     is_sure,
@@ -167,7 +168,7 @@ def _make(session: _Session) -> None:
     # Locked before it has its name: a sweep in between would take it for abandoned.
     fresh = session.directory / f"{_OWNER}.new"
     flags = owned.MARK_FLAGS | os.O_CREAT | os.O_EXCL
-    owner = sparing(lambda: os.open(fresh, flags, 0o600))
+    owner = sparing(lambda: open_apart(fresh, flags, 0o600))
     session.fds.append(owner)
     fcntl.flock(owner, fcntl.LOCK_EX)
     os.write(owner, b"%d\n" % os.getpid())

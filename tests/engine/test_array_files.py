@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 
 import hyperslab as hs
-from hyperslab.arrays import creation as create_file
 from hyperslab_workers import mapping
 
 
@@ -425,20 +424,6 @@ def test_of_many_creators_one_wins(tmp_path):
         thread.join()
     assert len(won) == 1
     assert np.load(tmp_path / "a.npy").shape == tuple(won)
-    assert os.listdir(tmp_path) == ["a.npy"]
-
-
-def test_where_there_are_no_hard_links(tmp_path, monkeypatch):
-    def refuse(self: Path, other: Path) -> None:
-        raise OSError(errno.EPERM, "Operation not permitted")
-
-    monkeypatch.setattr(Path, "hardlink_to", refuse)
-    hs.create(tmp_path / "a.npy", 3).close()
-    with pytest.raises(FileExistsError):
-        create_file._link(tmp_path / "none", tmp_path / "a.npy")
-    assert np.load(tmp_path / "a.npy").shape == (3,)
-    with pytest.raises(FileNotFoundError):
-        create_file._link(tmp_path / "none", tmp_path / "b.npy")
     assert os.listdir(tmp_path) == ["a.npy"]
 
 

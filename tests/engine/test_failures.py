@@ -390,3 +390,32 @@ def test_a_footprint_beyond_the_budget_is_refused_wherever_it_comes(regions, ser
         pytest.raises(hs.PlanError, match="footprint"),
     ):
         engine.run(spread, a, hs.accumulate(image, footprint=where), region=1)
+
+
+@pytest.mark.parametrize("dtype", [">f4", ">f8", ">i2", ">c16", "<f2", ">f2", "g"])
+def test_what_a_refused_dtype_is_told_to_do_can_be_done(tmp_path, monkeypatch, dtype):
+    """Word by word, on a handle and on an array in memory."""
+
+    @hs.kernel
+    def double(a, out):
+        for i in range(a.shape[0]):
+            out[i] = 2 * a[i]
+
+    monkeypatch.chdir(tmp_path)
+    values = np.arange(300).astype(dtype)
+    np.save("a.npy", values)
+    with hs.Engine(executor="serial", progress=False) as engine:
+        for a in (hs.open("a.npy"), values):
+            out = hs.from_array(np.zeros(300, "c16"))
+            with pytest.raises(hs.KernelError) as caught:
+                engine.run(double, a, hs.write(out), over=out)
+            text = str(caught.value)
+            in_memory = re.search(r"by (np\.asarray\(.*?\)) where", text)[1]
+            in_a_file = re.search(r"of its own: (.*)", text)[1]
+            names = {"np": np, "hs": hs, "a": a}
+            exec(in_a_file, names)  # noqa: S102
+            converted = eval(in_memory, names)  # noqa: S307
+            for remedy in (converted, names["converted"]):
+                engine.run(double, hs.from_array(remedy), hs.write(out), region=64)
+                assert np.array_equal(np.asarray(out), 2 * values.astype("c16"))
+            Path("converted.npy").unlink()

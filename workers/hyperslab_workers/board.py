@@ -18,6 +18,7 @@ import os
 import sys
 from dataclasses import dataclass
 
+from hyperslab_workers.descriptors import open_apart
 from hyperslab_workers.fresh_file import write_fresh
 
 __all__ = [
@@ -184,7 +185,7 @@ class Board:
     """The mapped file, from either side."""
 
     def __init__(self, path: str) -> None:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        fd = open_apart(path, os.O_RDWR)
         try:
             shared = mmap.mmap(fd, 0)
         finally:

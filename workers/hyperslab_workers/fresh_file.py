@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from hyperslab_workers.descriptors import open_apart
+
 __all__ = ["write_fresh"]
 
 
@@ -18,7 +20,7 @@ def write_fresh(path: str, data: bytes) -> None:
     OSError
         It exists, or cannot be written.
     """
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    fd = open_apart(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         while data:
             data = data[os.write(fd, data) :]

@@ -26,6 +26,7 @@ import numpy as np
 
 from hyperslab_workers.access import Access, Placement
 from hyperslab_workers.arena import Arena
+from hyperslab_workers.descriptors import open_apart
 from hyperslab_workers.reduction import OPERATIONS, identity
 from hyperslab_workers.task import Argument, Slots
 
@@ -61,7 +62,7 @@ def _mapped(path: str) -> tuple[mmap.mmap, np.ndarray]:
     if known is None:
         for old in [old for old in list(_maps) if not os.path.exists(old)]:
             _maps.pop(old, None)
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        fd = open_apart(path, os.O_RDWR)
         try:
             mapped = mmap.mmap(fd, 0)
         finally:
@@ -91,8 +92,8 @@ class Partials:
             There is no room.
         """
         size = max(slots.count * slot_bytes(arguments), 1)
-        flags = os.O_RDWR | os.O_CLOEXEC | (0 if again else os.O_CREAT | os.O_EXCL)
-        fd = os.open(slots.path, flags, 0o600)
+        flags = os.O_RDWR | (0 if again else os.O_CREAT | os.O_EXCL)
+        fd = open_apart(slots.path, flags, 0o600)
         try:
             os.posix_fallocate(fd, 0, size)
         except OSError:

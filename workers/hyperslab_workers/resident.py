@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator
 
 from hyperslab_workers.board import Board
+from hyperslab_workers.descriptors import open_apart
 from hyperslab_workers.execute import idle, perform
 from hyperslab_workers.task import Outcome, Task, write_aside
 
@@ -107,7 +108,7 @@ def reside(directory: str, number: int) -> None:
 def _tokens(directory: str, number: int, answers: _Answers) -> Iterator[tuple[int, int, Task]]:
     """The tasks in the worker's pipe; before it waits for more, everything is answered."""
     # For reading and writing, so that it is never at its end.
-    pipe = os.open(tokens_path(directory, number), os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+    pipe = open_apart(tokens_path(directory, number), os.O_RDWR | os.O_NONBLOCK)
     more = select.poll()
     more.register(pipe, select.POLLIN)
     while True:
@@ -187,7 +188,7 @@ class _Answers:
         pipe = self._pipes.get(self._channel)
         if pipe is None:
             path = answers_path(self._directory, self._channel)
-            pipe = self._pipes[self._channel] = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            pipe = self._pipes[self._channel] = open_apart(path, os.O_RDWR)
         os.write(pipe, b"".join(self._held))
         self._held.clear()
         self._due = False

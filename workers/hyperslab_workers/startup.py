@@ -37,12 +37,16 @@ _PR_SET_PDEATHSIG = 1
 """Of <sys/prctl.h>."""
 
 ENVIRONMENT = {
+    # What lies in the working directory is the user's data: a `types.py` there is not Python's.
+    "PYTHONSAFEPATH": "1",
     # One compute thread a worker: the parallelism is the processes'.
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "NUMEXPR_NUM_THREADS": "1",
     "NUMBA_NUM_THREADS": "1",
+    # Said here, a file of settings in the working directory does not say otherwise.
+    "NUMBA_DISABLE_JIT": "0",
 }
 """Variables a worker is started with."""
 

@@ -1,10 +1,5 @@
 """Making array files: complete under their name or not there at all, disk reserved up front.
 
-::
-
-    header + reserved blocks ──► temporary name ──┬──► link     (fails if the name is taken)
-                                                  └──► rename   (overwrite=True)
-
 A file that exists is never opened for writing here: who has it mapped keeps the old one,
 whereas to truncate it would be a SIGBUS for them at their next touch.
 """
@@ -14,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import stat
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,13 +17,11 @@ from typing import Any
 from hyperslab.arrays.file import checked_nbytes, checked_order, checked_shape, expanded, text_path
 from hyperslab.arrays.npy import checked_dtype, encode_header
 from hyperslab.errors import ArrayFileError
+from hyperslab.whole_file import write_whole
 from hyperslab_workers import host
 from hyperslab_workers.mapping import sparing
 
 __all__ = ["create_file"]
-
-_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
-"""What file systems without hard links answer."""
 
 _NO_RESERVATION = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 """What a C library answers that leaves it to the program to write zeros."""
@@ -59,33 +51,21 @@ def create_file(
     )
     header = encode_header(lengths, element, order)
     size = len(header) + checked_nbytes(lengths, element, repr(name))
-    # Replacing goes to where a link leads, as opening for writing would; a new name must be free,
-    # even of a link that leads nowhere.
-    target = os.path.realpath(name) if overwrite else name
-    # Short, whatever the name's length: a file system's limit is usually 255 bytes.
-    temporary = Path(target).parent / f".hyperslab-{secrets.token_hex(8)}.tmp"
+
+    def fill(fd: int) -> None:
+        _fill(fd, header, size, sparse)
+
     try:
+        # Replacing goes to where a link leads, as opening for writing would; a new name must be
+        # free, even of a link that leads nowhere.
+        target = os.path.realpath(name) if overwrite else name
         mode = _checked_target(name, target, overwrite)
-        _fill(temporary, header, size, sparse, mode)
-        if overwrite:
-            temporary.replace(target)
-        else:
-            _link(temporary, Path(target))
+        sparing(lambda: write_whole(target, fill, replace=overwrite, permissions=mode))
     except FileExistsError:
         raise _exists(name) from None
-    except OSError as error:
-        _discard(temporary)  # now, so that the message tells what is available
+    except (OSError, ValueError) as error:
         raise _cannot_create(name, size, sparse, error) from None
-    finally:
-        # Also on Ctrl-C, and after a link, which leaves the file two names.
-        _discard(temporary)
     return name
-
-
-def _discard(path: Path) -> None:
-    # What cannot even be looked for was not made; the error under way tells why.
-    with contextlib.suppress(OSError, ValueError):
-        path.unlink(missing_ok=True)
 
 
 def _checked_target(name: str, target: str, overwrite: bool) -> int | None:
@@ -99,8 +79,6 @@ def _checked_target(name: str, target: str, overwrite: bool) -> int | None:
                 "exist; make it first"
             ) from None
         return None
-    except ValueError as error:
-        raise ArrayFileError(f"{name!r} cannot be made ({error}); check the path") from None
     if overwrite and not stat.S_ISREG(status.st_mode):
         raise ArrayFileError(
             f"{name!r} is a directory, a pipe or a device, which overwrite=True does not replace; "
@@ -117,22 +95,15 @@ def _checked_target(name: str, target: str, overwrite: bool) -> int | None:
     return stat.S_IMODE(status.st_mode)
 
 
-def _fill(path: Path, header: bytes, size: int, sparse: bool, mode: int | None) -> None:
-    """Make the file under its temporary name: header, and blocks for the rest."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    fd = sparing(lambda: os.open(path, flags, 0o666))  # less the umask
-    try:
-        if mode is not None:
-            os.fchmod(fd, mode)
-        if sparse:
-            os.ftruncate(fd, size)
-        else:
-            _reserve(fd, size)
-        written = os.pwrite(fd, header, 0)
-        if written != len(header):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    finally:
-        os.close(fd)
+def _fill(fd: int, header: bytes, size: int, sparse: bool) -> None:
+    """Header, and blocks for the rest."""
+    if sparse:
+        os.ftruncate(fd, size)
+    else:
+        _reserve(fd, size)
+    written = os.pwrite(fd, header, 0)
+    if written != len(header):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _reserve(fd: int, size: int) -> None:
@@ -153,23 +124,6 @@ def _reserve(fd: int, size: int) -> None:
             position += os.pwrite(fd, zeros[: size - position], position)
 
 
-def _link(temporary: Path, target: Path) -> None:
-    """Give the file its name, unless something has that name already."""
-    try:
-        target.hardlink_to(temporary)
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        # Without hard links the name is claimed by an empty file first: for a moment others
-        # see that, but of two creators still only one gets the name.
-        os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
-        try:
-            temporary.replace(target)
-        except BaseException:
-            target.unlink(missing_ok=True)
-            raise
-
-
 def _exists(name: str) -> ArrayFileError:
     return ArrayFileError(
         f"{name!r} exists already; give overwrite=True to replace it, open it with mode='r+' to "
@@ -177,7 +131,11 @@ def _exists(name: str) -> ArrayFileError:
     )
 
 
-def _cannot_create(name: str, size: int, sparse: bool, error: OSError) -> ArrayFileError:
+def _cannot_create(
+    name: str, size: int, sparse: bool, error: OSError | ValueError
+) -> ArrayFileError:
+    if not isinstance(error, OSError):
+        return ArrayFileError(f"{name!r} cannot be made ({error}); check the path")
     directory = str(Path(name).parent)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         available = "unknown"

@@ -20,6 +20,7 @@ from hyperslab.arrays.npy import MAGIC, NpyHeader, checked_dtype, read_header
 from hyperslab.errors import ArrayFileError, HyperslabError
 from hyperslab_workers import host
 from hyperslab_workers.array_ref import ArrayRef
+from hyperslab_workers.descriptors import open_apart
 from hyperslab_workers.file_identity import file_status
 from hyperslab_workers.mapping import sparing
 
@@ -204,7 +205,7 @@ def _opened(path: str, mode: str) -> BinaryIO:
         if not stat.S_ISREG(status.st_mode):
             raise _not_a_file(path, status.st_mode)
         kind = "r+b" if mode == "r+" else "rb"
-        return cast(BinaryIO, sparing(lambda: open(path, kind, buffering=0)))
+        return cast(BinaryIO, sparing(lambda: open(path, kind, buffering=0, opener=open_apart)))
     except FileNotFoundError:
         raise ArrayFileError(
             f"{path!r} does not exist; check the name, or make it with create(path, shape, dtype)"

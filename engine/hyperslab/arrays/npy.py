@@ -6,9 +6,10 @@ length is limited before that.
 
 from __future__ import annotations
 
+import ast
 import io
+import re
 import struct
-import tokenize
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -28,14 +29,12 @@ _LONGEST_HEADER = 64 * 1024
 """Bytes. NumPy's default is 10,000, for fear of what parsing a very long literal costs; a
 structured type of a thousand fields needs more."""
 
-_PARSING_FAILED = (
-    ValueError,
-    TypeError,
-    SyntaxError,
-    RecursionError,
-    MemoryError,  # what Python's parser says of too many brackets
-    tokenize.TokenError,  # NumPy's second try, for files written under Python 2
-)
+_PYTHON_2 = re.compile(rb"(?<=\d)L(?=[\s,)\]])")
+"""What Python 2 wrote after a large number."""
+
+
+_LONGEST_REASON = 200
+"""Characters: NumPy quotes the whole header."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +85,16 @@ def read_header(file: BinaryIO, path: str) -> NpyHeader:
             # NumPy reads 3.0 in private functions only. It differs from 2.0 in its encoding
             # alone, and with the field names escaped the same literal is plain ASCII.
             text = text.decode("utf-8").encode("ascii", "backslashreplace")
+        text = _without_python_2(text)
         # 1.0 differs from 2.0 in the width of the length alone.
         packed = io.BytesIO(struct.pack("<I", len(text)) + text)
         # Escapes take up to ten bytes a character, hence not the limit from above.
         shape, fortran, dtype = np.lib.format.read_array_header_2_0(
             packed, max_header_size=len(text)
         )
-    except _PARSING_FAILED as error:
+    except Exception as error:
+        # Of every kind: NumPy takes a header for one that NumPy wrote, and Python's parser has
+        # its own ways to refuse, MemoryError for too many brackets among them.
         raise ArrayFileError(
             f"the .npy header of {path!r} is damaged ({_first_line(error)}). Write the file again, "
             "or open its data as raw with dtype=, shape= and offset="
@@ -108,6 +110,16 @@ def read_header(file: BinaryIO, path: str) -> NpyHeader:
         order="F" if fortran else "C",
         data_offset=file.tell(),
     )
+
+
+def _without_python_2(text: bytes) -> bytes:
+    """A header that Python 2 wrote, as Python 3 does; NumPy would read it with a warning."""
+    if _PYTHON_2.search(text):
+        try:
+            ast.literal_eval(text.decode("latin-1"))
+        except SyntaxError:
+            return _PYTHON_2.sub(b"", text)
+    return text
 
 
 def encode_header(shape: tuple[int, ...], dtype: np.dtype, order: str) -> bytes:
@@ -205,4 +217,5 @@ def _read(file: BinaryIO, count: int, path: str) -> bytes:
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__
+    line = str(error).partition("\n")[0] or type(error).__name__
+    return line if len(line) <= _LONGEST_REASON else line[:_LONGEST_REASON] + "…"

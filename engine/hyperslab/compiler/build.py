@@ -14,6 +14,7 @@ from typing import Any
 
 from hyperslab.compiler.exclusion import compiling
 from hyperslab.compiler.kernel import Kernel
+from hyperslab.compiler.overruling import as_stated
 from hyperslab.compiler.signature import EqualShapes, check_types, numba_type, unit_strides
 from hyperslab.errors import KernelError
 from hyperslab_workers.kernel import (
@@ -103,7 +104,8 @@ def compile_kernel(
         with compiling():
             compiled = kernel._compiled.get(key)
             if compiled is None:
-                compiled = _compile(kernel, full, names, defaults, equal_shapes)
+                with as_stated():
+                    compiled = _compile(kernel, full, names, defaults, equal_shapes)
                 kernel._compiled[key] = compiled
     return compiled
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from hyperslab.compiler.exclusion import compiling
+from hyperslab.compiler.travelling import by_value, is_importable
 from hyperslab.errors import KernelError
 from hyperslab_workers.kernel import (
     ArgumentType,
@@ -140,9 +141,17 @@ class Kernel:
                     return bool(kind == "STORE")
         return False
 
-    def __reduce__(self) -> str:
-        # Like a function: pickled by the name under which its module holds it.
-        return self.function.__qualname__
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        if is_importable(self):
+            # Like a function: pickled by the name under which its module holds it.
+            return self.function.__qualname__
+        return by_value(Kernel, self.function, dict(self.options), self._compiler)
+
+    def __copy__(self) -> Kernel:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Kernel:
+        return self  # As functions do, which do not change.
 
     def __repr__(self) -> str:
         return f"<hyperslab kernel {self.name}({', '.join(self.parameters)})>"

@@ -51,9 +51,11 @@ def check_dtype(name: str, dtype: np.dtype[Any], *, kernel: str = "") -> None:
     Traceback (most recent call last):
     ...
     hyperslab.KernelError: argument 't' has dtype >f4, which kernels cannot take: \
-its bytes are in the other order; convert it with astype('<f4')
+its bytes are in the other order; convert it to '<f4', by np.asarray(t, '<f4') where it fits in \
+memory, or in a file of its own: converted = hs.create('converted.npy', t.shape, '<f4'); \
+converted[...] = t
     """
-    problem = _problem(dtype)
+    problem = _problem(name, dtype)
     if problem:
         of = f" of kernel {kernel}" if kernel else ""
         raise KernelError(
@@ -63,41 +65,55 @@ its bytes are in the other order; convert it with astype('<f4')
         )
 
 
+_NATIVE = {"f2": "<f4", "f16": "<f8", "c32": "<c16"}
+"""What becomes of types that would be refused in the other byte order, too."""
+
+
 def _spell(dtype: np.dtype[Any]) -> str:
     return str(dtype) if dtype.names else dtype.str if not dtype.isnative else dtype.name
 
 
-def _problem(dtype: np.dtype[Any]) -> str:
+def _converted(name: str, dtype: str) -> str:
+    """How an argument gets another type: in words that can be carried out as they stand."""
+    return (
+        f"convert it to {dtype!r}, by np.asarray({name}, {dtype!r}) where it fits in memory, or in "
+        f"a file of its own: converted = hs.create('converted.npy', {name}.shape, {dtype!r}); "
+        f"converted[...] = {name}"
+    )
+
+
+def _problem(name: str, dtype: np.dtype[Any]) -> str:
     """What is wrong with a dtype and what to do, or the empty string."""
     if dtype.names is not None:
         for field in dtype.names:
-            problem = _problem(dtype[field])
+            problem = _problem(name, dtype[field])
             if problem:
                 return f"field {field!r} is {_spell(dtype[field])}: {problem}"
         return ""
     if dtype.subdtype is not None:
-        return _problem(dtype.subdtype[0])
+        return _problem(name, dtype.subdtype[0])
     if not dtype.isnative:
-        return (
-            "its bytes are in the other order; "
-            f"convert it with astype({dtype.newbyteorder('=').str!r})"
-        )
+        native = _NATIVE.get(dtype.str[1:], dtype.newbyteorder("=").str)
+        return f"its bytes are in the other order; {_converted(name, native)}"
     match dtype.kind:
         case "b" | "i" | "u" | "m" | "M":
             return ""
         case "f" if dtype.itemsize == 2:
-            return "no CPU computes in half precision; convert it with astype('<f4')"
+            return f"no CPU computes in half precision; {_converted(name, '<f4')}"
         case "f" if dtype.itemsize > 8:
-            return "Numba has no extended precision; convert it with astype('<f8')"
+            return f"Numba has no extended precision; {_converted(name, '<f8')}"
         case "c" if dtype.itemsize > 16:
-            return "Numba has no extended precision; convert it with astype('<c16')"
+            return f"Numba has no extended precision; {_converted(name, '<c16')}"
         case "f" | "c":
             return ""
         case "O":
-            return "it holds Python objects; convert it to numbers, for example astype('<f8')"
+            return f"it holds Python objects; make numbers of them, as np.asarray({name}, '<f8')"
         case "S" | "U" | "T":
             return "kernels compute on numbers, not on text; encode it as integers"
-    return "it is raw bytes without fields; give them a type, for example view('u1')"
+    return (
+        "it is raw bytes without fields; open the file with a dtype that says what they are, as "
+        f"dtype='{dtype.itemsize}u1'"
+    )
 
 
 def check_types(kernel: str, names: tuple[str, ...], types: tuple[ArgumentType, ...]) -> None:

@@ -82,7 +82,7 @@ def run(
     with _errors_in_words(traceback), _terminated_as_interrupted():
         from hyperslab.jobs.runner import prepare
 
-        if report is not None and not report.absolute().parent.is_dir():
+        if report is not None and not os.path.isdir(report.absolute().parent):
             raise typer.BadParameter(
                 f"the folder of {str(report)!r} does not exist", param_hint="--report"
             )
@@ -213,14 +213,26 @@ def _write_report(
             "type": type(failure).__name__,
             "message": "\n".join([str(failure), *notes]),
         }
-    # Complete or not there: whoever waits for the report never reads half of it.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
-        temporary.replace(path)
+        _write_text(os.path.realpath(path), json.dumps(content, indent=2) + "\n")
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         _complain(f"the report could not be written to {str(path)!r} ({error.strerror})")
+
+
+def _write_text(target: str, text: str) -> None:
+    from hyperslab.whole_file import write_whole
+
+    def fill(fd: int) -> None:
+        with open(fd, "w", encoding="utf-8", closefd=False) as file:
+            file.write(text)
+
+    if os.path.exists(target) and not os.path.isfile(target):
+        # /dev/stdout, or a pipe to whoever waits: nothing that can be replaced.
+        with open(target, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        return
+    # Complete or not there: whoever waits for the report never reads half of it.
+    write_whole(target, fill, replace=True)
 
 
 def _console(*, stderr: bool = False) -> Console:

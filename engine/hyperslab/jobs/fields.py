@@ -44,6 +44,9 @@ __all__ = [
     "one_of",
 ]
 
+_LONGEST_DTYPE = 1000
+_LARGEST_ELEMENT = 2**20
+
 ORIGIN_NAME = "origin"
 """The argument that becomes the start of the region; no array may have this name."""
 
@@ -142,10 +145,20 @@ def _reference(value: Any) -> str:
 def _dtype(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{shown(value)} is no dtype; give text, such as f4, '<i2' or float64")
+    if len(value) > _LONGEST_DTYPE:
+        raise ValueError(
+            f"{shown(value)} is longer than {_LONGEST_DTYPE:,} characters, the most for a dtype in "
+            "a job spec; save the fields as separate arrays"
+        )
     try:
-        checked_dtype(value, "the array")
+        size = checked_dtype(value, "the array").itemsize
     except ArrayFileError as error:
         raise ValueError(str(error)) from None
+    if size > _LARGEST_ELEMENT:
+        raise ValueError(
+            f"{shown(value)} takes {size:,} bytes an element, and {_LARGEST_ELEMENT:,} are the "
+            "most in a job spec; give the array more axes instead"
+        )
     return value
 
 

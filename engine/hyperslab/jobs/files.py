@@ -222,18 +222,28 @@ def _output(
 def _check_target(output: Output) -> None:
     path = Path(output.path)
     folder = Path(os.path.realpath(path)).parent
-    if not folder.is_dir():
+    # By os.path, which calls everything missing that cannot be looked at, as names that are too
+    # long; pathlib raises.
+    if not os.path.isdir(folder):
         raise ArrayFileError(f"the folder {str(folder)!r} does not exist; make it first")
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise ArrayFileError(
+            f"{output.path!r} cannot be made ({error.strerror}); choose another name"
+        ) from None
     if not output.overwrite and os.path.lexists(path):
         raise ArrayFileError(
             f"{output.path!r} exists already; write overwrite: true to replace it, or choose "
             "another name"
         )
-    if path.exists() and not path.is_file():
+    if os.path.exists(path) and not os.path.isfile(path):
         raise ArrayFileError(
             f"{output.path!r} is no file that could be replaced; choose another name"
         )
-    if path.exists() and not os.access(path, os.W_OK):
+    if os.path.exists(path) and not os.access(path, os.W_OK):
         raise ArrayFileError(
             f"{output.path!r} is write-protected, and overwrite does not go around that; change "
             "its permissions, or choose another name"
@@ -268,7 +278,7 @@ def _disk_space(draft: Draft, outputs: Mapping[str, Output]) -> Iterator[Problem
     disks: dict[int, list[str]] = {}
     for name, output in outputs.items():
         folder = Path(os.path.realpath(output.path)).parent
-        if not output.sparse and folder.is_dir():
+        if not output.sparse and os.path.isdir(folder):
             disks.setdefault(folder.stat().st_dev, []).append(name)
     for names in disks.values():
         folder = Path(os.path.realpath(outputs[names[0]].path)).parent

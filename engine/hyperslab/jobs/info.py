@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 from hyperslab.arrays.file import open_file
 from hyperslab.arrays.indexing import memory_order
@@ -61,7 +60,7 @@ def inspect_file(path: str | os.PathLike[str]) -> FileInfo:
         There is no such file, or it cannot be read.
     """
     name = os.path.abspath(path)
-    if Path(name).is_file() and os.access(name, os.R_OK):
+    if os.path.isfile(name) and os.access(name, os.R_OK):
         status = os.stat(name)
         with open(name, "rb") as file:
             start = file.read(len(MAGIC) + 2)

@@ -13,10 +13,10 @@ __all__ = ["Lines", "Problem", "dotted", "place", "repeated_key", "spec_error"]
 Lines = dict[Path, int]
 """The line, from 1, on which the key or item at each path stands."""
 
-_MOST_TOLD = 1000
+_MOST_TOLD = 50
 """Problems that one error tells: more are read by nobody."""
 
-_LONGEST = 4000
+_LONGEST = 1000
 """Characters of one message: it may quote a path or a dtype of any length."""
 
 
@@ -82,4 +82,7 @@ def spec_error(name: str, problems: Iterable[Problem]) -> SpecError:
 
 
 def _cut(text: str, length: int) -> str:
-    return text if len(text) <= length else text[:length] + "…"
+    """The beginning and the end: what was wrong may stand behind a very long path."""
+    if len(text) <= length:
+        return text
+    return text[: length - length // 3] + "…" + text[len(text) - length // 3 :]

@@ -11,6 +11,7 @@ Everything up to the ``Job`` changes nothing on disk, and what is wrong is told 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -211,7 +212,7 @@ def _engine(
     for name in ("scratch", "lock_dir"):
         if name in given:
             given[name] = folder = draft.document.folder / given[name]
-            if not folder.is_dir():
+            if not os.path.isdir(folder):
                 message = f"the folder {str(folder)!r} does not exist; make it first"
                 problems.append(draft.document.problem(("engine", name), message))
     stated = {"workers": workers, "memory": memory, "progress": progress}

@@ -17,6 +17,7 @@ from hyperslab.interruption import uninterrupted
 from hyperslab.pools.death import Death
 from hyperslab.pools.protocol import Answered, Event, Line, Lost
 from hyperslab_workers.board import IDLE, RUNNING, WRITING, Mark
+from hyperslab_workers.descriptors import open_apart
 from hyperslab_workers.resident import (
     ANSWER,
     ASIDE,
@@ -52,7 +53,7 @@ class ResidentChannel:
         self._pool = pool
         self._number = number
         self._poll = select.epoll()
-        self._answers = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._answers = open_apart(path, os.O_RDWR | os.O_NONBLOCK)
         self._cell = pool.board.cells[number]
         self._poll.register(self._answers, select.EPOLLIN)
         self._watched: set[int] = set()

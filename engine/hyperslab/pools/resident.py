@@ -38,6 +38,7 @@ from hyperslab.pools.spawning import (
 from hyperslab.underway import goes_on_in_parent
 from hyperslab_workers import forks
 from hyperslab_workers.board import Board
+from hyperslab_workers.descriptors import open_apart
 from hyperslab_workers.farewell import before_child_ends, threads_remain
 from hyperslab_workers.host import refused
 from hyperslab_workers.posting import Posting
@@ -143,7 +144,7 @@ class ResidentPool:
             for number in range(self.workers):
                 path = tokens_path(self.directory, number)
                 os.mkfifo(path, 0o600)
-                pipe = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+                pipe = open_apart(path, os.O_RDWR | os.O_NONBLOCK)
                 staff.append(Worker(number, pipe))
         except BaseException:
             for worker in staff:

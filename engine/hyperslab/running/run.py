@@ -19,7 +19,7 @@ import time
 from collections import Counter
 from typing import Any
 
-from hyperslab.errors import HyperslabError, JobInterrupted, PlanError, WorkerLost
+from hyperslab.errors import ArrayFileError, HyperslabError, JobInterrupted, PlanError, WorkerLost
 from hyperslab.interruption import exit_as_interrupted_if_uncaught
 from hyperslab.planning.plan import Plan
 from hyperslab.pools.death import Death
@@ -35,6 +35,7 @@ from hyperslab.running.slots import give_back, reserve
 from hyperslab.running.standing import Standing
 from hyperslab.running.window import Window
 from hyperslab.underway import call_off_if_asked
+from hyperslab_workers import mapping
 from hyperslab_workers.host import REFUSALS, refused
 from hyperslab_workers.task import Failure, Task
 
@@ -184,6 +185,7 @@ class _Run:
                 self._take(self._channel.receive(_WAIT))
                 self._progress.update(self._standing.regions_done + self._channel.regions_done())
             self._commit()
+            self._check_files()
         except KeyboardInterrupt:
             self._call_off()
             done = f"after {self._standing.regions_done:,} of {self._plan.regions:,} regions"
@@ -306,6 +308,19 @@ class _Run:
         finally:
             if self._merger.began:
                 self._standing.totals = "done" if self._merger.committed else "in doubt"
+
+    def _check_files(self) -> None:
+        """See that the files are what they were, now that nothing more will be written.
+
+        Each task has looked at its beginning. Who truncates a file later, or puts another one in
+        its place, takes from it what was written: no task would notice after the last one.
+        """
+        try:
+            for access in self._plan.accesses:
+                mapping.verify_still(access.array)
+        except ArrayFileError:
+            self._standing.nothing_is_sure()
+            raise
 
     def _call_off(self) -> None:
         """Leave no task running, whatever went wrong; note how far those came that were."""

@@ -21,6 +21,7 @@ class Standing:
         self._plan = plan
         self._done: list[tuple[int, int]] = []
         self._doubtful: set[int] = set()
+        self._unsure = False
         self.totals: Literal["none", "waiting", "in doubt", "done"] = (
             "waiting" if plan.bytes_accumulated else "none"
         )
@@ -56,6 +57,10 @@ class Standing:
         self._done = kept
         self._doubtful.update(range(start, stop))
 
+    def nothing_is_sure(self) -> None:
+        """A file is not what it was: every region may have lost what it had."""
+        self._done, self._doubtful, self._unsure = [], set(), True
+
     @property
     def regions_done(self) -> int:
         """Number of regions done."""
@@ -63,6 +68,8 @@ class Standing:
 
     def spans(self) -> tuple[RegionSpan, ...]:
         """Every region, as spans of one state."""
+        if self._unsure:
+            return (self._span("in doubt", 0, self._plan.regions),)
         marked = sorted(
             [(region, region + 1, "in doubt") for region in self._doubtful]
             + [(start, stop, "done") for start, stop in self._done]
@@ -88,7 +95,7 @@ class Standing:
     def words(self) -> str:
         """What is in the files now, and whether the run can simply be started again."""
         plan = self._plan
-        if self.totals == "done" and self.regions_done == plan.regions:
+        if self.totals == "done" and self.regions_done == plan.regions and not self._unsure:
             return "everything was in its file: do not run it again"
         totals = {
             "none": "",
@@ -102,11 +109,11 @@ class Standing:
         said = [totals] if totals else []
         if plan.repeatable and self.totals in ("none", "waiting"):
             said.append("it can be run again")
-        elif done or self._doubtful:
+        elif done or self._doubtful or self._unsure:
             finished = [s for s in self.spans() if s.state == "done"]
             words = f": {_named(finished)}" if 0 < done < plan.regions else ""
             said.insert(0, f"{done:,} of {plan.regions:,} regions are done{words}")
-            if self._doubtful:
+            if self._doubtful or self._unsure:
                 doubtful = [s for s in self.spans() if s.state == "in doubt"]
                 said.append(f"{_named(doubtful)} may be changed in part")
             said.append(

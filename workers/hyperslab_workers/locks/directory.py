@@ -25,6 +25,7 @@ from collections.abc import Container
 from pathlib import Path
 
 from hyperslab_workers import owned
+from hyperslab_workers.descriptors import open_apart
 from hyperslab_workers.errors import HyperslabError
 from hyperslab_workers.locks.root import is_own_root, make_directory
 
@@ -177,9 +178,9 @@ def open_lock_file(path: str, mode: int) -> int:
     """
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, mode)
+        fd = open_apart(path, flags | os.O_CREAT | os.O_EXCL, mode)
     except FileExistsError:
-        return os.open(path, flags)
+        return open_apart(path, flags)
     with contextlib.suppress(OSError):
         os.fchmod(fd, mode)  # Whatever the umask: a shared root's users must get in.
     return fd

@@ -8,7 +8,7 @@
     padding    which elements stand beyond an array's edges; pure arithmetic
 """
 
-from hyperslab_workers.mapping.maps import sparing
+from hyperslab_workers.mapping.maps import sparing, verify_still
 from hyperslab_workers.mapping.pages import let_go
 from hyperslab_workers.mapping.transfer import (
     advise_dontneed,
@@ -36,6 +36,7 @@ __all__ = [
     "run_writer",
     "sparing",
     "verify",
+    "verify_still",
     "view",
     "write_back",
 ]

@@ -26,6 +26,7 @@ import numpy as np
 
 from hyperslab_workers import forks, host
 from hyperslab_workers.array_ref import ArrayRef
+from hyperslab_workers.descriptors import open_apart
 from hyperslab_workers.errors import ArrayFileError
 from hyperslab_workers.file_identity import FileStatus, file_status
 from hyperslab_workers.host import short_of_descriptors
@@ -33,12 +34,14 @@ from hyperslab_workers.host import short_of_descriptors
 __all__ = [
     "FileMap",
     "MappedFile",
+    "check_length",
     "forget_all",
     "kept",
     "mapped",
     "release",
     "sparing",
     "verify",
+    "verify_still",
     "writing_failed",
 ]
 
@@ -82,8 +85,8 @@ class MappedFile:
         try:
             # O_NONBLOCK: what has become a FIFO in the meantime is an error, not a wait.
             flags = os.O_RDWR if writable else os.O_RDONLY
-            flags |= os.O_CLOEXEC | os.O_NONBLOCK
-            self.fd = sparing(lambda: os.open(ref.path, flags))
+            flags |= os.O_NONBLOCK
+            self.fd = sparing(lambda: open_apart(ref.path, flags))
             _check(ref, file_status(self.fd))
             access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
             self.map = sparing(lambda: FileMap(self.fd, ref.file_size, access=access, **_UNTRACKED))
@@ -160,6 +163,39 @@ def verify(ref: ArrayRef) -> None:
         _check(ref, file_status(ref.path))
     except OSError as error:
         raise _mapping_failed(ref, error) from None
+
+
+def verify_still(ref: ArrayRef) -> None:
+    """Check once more, when all is done, what :func:`verify` has checked before.
+
+    One ``stat``, a microsecond: meant to be called at the end of every job.
+
+    Raises
+    ------
+    ArrayFileError
+        As for :func:`verify`.
+    """
+    try:
+        status = os.stat(ref.path)
+    except OSError:
+        pass
+    else:
+        found = (status.st_dev, status.st_ino, status.st_size)
+        if found == (ref.device, ref.inode, ref.file_size):
+            return
+    verify(ref)
+
+
+def check_length(ref: ArrayRef, size: int) -> None:
+    """Refuse a file that is shorter than it was: a write would make it long again, with a hole.
+
+    Raises
+    ------
+    ArrayFileError
+        It is.
+    """
+    if size < ref.file_size:
+        raise _changed_size(ref, size)
 
 
 def mapped(ref: ArrayRef, writable: bool) -> MappedFile:
@@ -245,11 +281,15 @@ def _check(ref: ArrayRef, status: FileStatus) -> None:
             "there. It was replaced or moved; open it again"
         )
     if status.size < ref.file_size or (status.size > ref.file_size and not ref.grows):
-        raise ArrayFileError(
-            f"{ref.path!r} changed its size: it had {ref.file_size:,} bytes when it was opened "
-            f"and has {status.size:,} now. Another program grew or truncated it; open it "
-            "again, and check its content"
-        )
+        raise _changed_size(ref, status.size)
+
+
+def _changed_size(ref: ArrayRef, size: int) -> ArrayFileError:
+    return ArrayFileError(
+        f"{ref.path!r} changed its size: it had {ref.file_size:,} bytes when it was opened "
+        f"and has {size:,} now. Another program grew or truncated it; open it again, and check "
+        "its content"
+    )
 
 
 def _mapping_failed(ref: ArrayRef, error: OSError) -> ArrayFileError:

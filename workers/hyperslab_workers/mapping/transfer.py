@@ -30,6 +30,7 @@ from hyperslab_workers.mapping import padding
 from hyperslab_workers.mapping.maps import (
     FileMap,
     MappedFile,
+    check_length,
     forget_all,
     kept,
     mapped,
@@ -158,7 +159,8 @@ def write_back(ref: ArrayRef, box: Box, values: np.ndarray) -> None:
 
     Long runs go by ``pwrite``. Short ones go through the map; where the file is sparse, their
     pages are first asked for in a way that reports a full disk. The file's identity is not
-    checked again: see :func:`verify`.
+    checked again: see :func:`verify`. Its length is, because a write beyond the end of a file that
+    was truncated makes it as long as it was, and nobody would see any more what it has lost.
 
     Parameters
     ----------
@@ -174,7 +176,7 @@ def write_back(ref: ArrayRef, box: Box, values: np.ndarray) -> None:
     Raises
     ------
     ArrayFileError
-        The reference is read-only, the disk is full, or the disk failed.
+        The reference is read-only, the file was truncated, the disk is full, or the disk failed.
     ValueError
         `values` has another shape than the box.
     IndexError
@@ -200,6 +202,7 @@ def write_back(ref: ArrayRef, box: Box, values: np.ndarray) -> None:
         _pwrite_runs(ref, file, target, values)
         return
     status = os.fstat(file.fd)
+    check_length(ref, status.st_size)
     sparse = status.st_blocks * 512 < status.st_size
     if sparse and not _populate(ref, file, target):
         _pwrite_runs(ref, file, target, values)
@@ -368,6 +371,8 @@ def _pwrite(ref: ArrayRef, file: MappedFile, values: np.ndarray, offsets: list[i
 
 def _write_run(ref: ArrayRef, file: MappedFile, rest: memoryview, offset: int) -> None:
     try:
+        # Nobody reads from where the descriptor stands; of all that tell the size this is fastest.
+        check_length(ref, os.lseek(file.fd, 0, os.SEEK_END))
         # A signal, a quota or the call's limit of 2 GiB may leave a write short.
         while (written := os.pwrite(file.fd, rest, offset)) < len(rest):
             rest, offset = rest[written:], offset + written
