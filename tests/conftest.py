@@ -6,6 +6,7 @@ import atexit
 import gc
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -32,6 +33,9 @@ for _name in [name for name in os.environ if name.startswith("HYPERSLAB_")]:
     del os.environ[_name]
 _LOCKS = _ROOT / "locks"
 os.environ["HYPERSLAB_LOCK_DIR"] = str(_LOCKS)
+
+# Under nohup, programs that the tests start would not end of what the tests send them.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Shared machines stall: a deadline would fail tests for what others do.
 settings.register_profile("hyperslab", deadline=None)

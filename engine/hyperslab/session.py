@@ -15,7 +15,6 @@ import contextlib
 import fcntl
 import os
 import secrets
-import shutil
 import stat
 from pathlib import Path
 from typing import NamedTuple
@@ -32,29 +31,44 @@ from hyperslab_workers.farewell import (
 )
 from hyperslab_workers.host import absolute, remedy, since_start, temporary_directory
 from hyperslab_workers.mapping import sparing
-from hyperslab_workers.startup import SESSIONS
+from hyperslab_workers.scratch import OWNER, list_sessions, remove_abandoned
 
 __all__ = ["session_directory"]
 
 _PREFIX = "hyperslab-session-"
-_OWNER = "owner.lock"
 _SETTINGS = "scratch= or HYPERSLAB_SCRATCH"
 
 
 class _Session(NamedTuple):
     directory: Path
-    fds: list[int]  # Closed, they no longer say that the directory has an owner.
+    fds: list[int]
+    """The directory, and then what says that it has an owner: closed, it says so no longer."""
+
+    @property
+    def is_there(self) -> bool:
+        """Whether what stands at its path is still the directory that was made."""
+        try:
+            return owned.is_at(self.fds[0], str(self.directory))
+        except (IndexError, OSError):
+            return False  # Another thread has just let go of it.
 
     def remove(self) -> None:
-        # In this order: where no more files can be opened, these two are what is needed to look
-        # into the directory. Another process that takes it for abandoned meanwhile removes it too.
+        # The mark is let go first: to list a directory takes a descriptor, and where no more files
+        # can be opened there is no other. Who takes it for abandoned meanwhile removes it too.
+        self._close(1)
+        with contextlib.suppress(OSError, IndexError):
+            owned.clear(self.fds[0], OWNER)
+        with contextlib.suppress(OSError):
+            self.directory.rmdir()
         self.abandon()
-        shutil.rmtree(self.directory, ignore_errors=True)
 
     def abandon(self) -> None:
         """Close without removing: what is left belongs to whoever else has it open."""
-        while self.fds:
-            with contextlib.suppress(OSError):
+        self._close(0)
+
+    def _close(self, first: int) -> None:
+        while len(self.fds) > first:
+            with contextlib.suppress(OSError, IndexError):
                 os.close(self.fds.pop())
 
 
@@ -106,32 +120,68 @@ def session_directory(scratch: str | os.PathLike[str] | None = None) -> Path:
     known = _known(key)
     if known is not None:
         return known
-    _sweep(root)
-    with _lock:
-        known = _known(key)
-        if known is not None:
-            return known
-        # Named before it is made: Ctrl-C can come at any point, and must not leave a directory
-        # behind that nobody removes.
-        session = _Session(Path(root) / f"{_PREFIX}{os.getuid()}-{secrets.token_hex(6)}", [])
+    try:
+        parent = _open_root(root)
         try:
-            _make(session)
-            if _sessions.setdefault(key, session) is session:
-                _list_sessions()
-                before_child_ends(_remove_unless_needed)
-                return session.directory
-        except OSError as error:
-            _forget(key, session)
-            raise ArrayFileError(
-                f"no scratch directory can be made in {root!r} ({error.strerror}): {remedy(error)}."
-                f" Give an existing, writable directory with {_SETTINGS}"
-            ) from None
-        except BaseException:
-            _forget(key, session)
-            raise
-    # A signal handler came in between, and made one.
-    session.remove()
-    return session_directory(root)
+            _sweep(parent)
+            return _take(key, parent)
+        finally:
+            os.close(parent)
+    except OSError as error:
+        raise ArrayFileError(
+            f"no scratch directory can be made in {root!r} ({error.strerror}): {remedy(error)}."
+            f" Give an existing, writable directory with {_SETTINGS}"
+        ) from None
+
+
+def _open_root(root: str) -> int:
+    """Open a scratch root, where others must not be able to exchange what is ours.
+
+    What lies in scratch is loaded and run: machine code, tasks.
+
+    Raises
+    ------
+    ArrayFileError
+        They can.
+    OSError
+        It cannot be opened.
+    """
+    parent = sparing(lambda: open_apart(root, owned.PATH_FLAGS | os.O_DIRECTORY))
+    mode = os.fstat(parent).st_mode
+    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+        os.close(parent)
+        raise ArrayFileError(
+            f"everybody may rename what lies in the scratch root {root!r} (mode"
+            f" {stat.S_IMODE(mode):04o}), and so put files of theirs in place of ours: make a"
+            f" directory in it that is yours alone (mkdir -m 700) and name that with {_SETTINGS},"
+            " or set its sticky bit (chmod +t)"
+        )
+    return parent
+
+
+def _take(key: tuple[int, str], parent: int) -> Path:
+    """Make the directory of this process, or take the one that was made in the meantime."""
+    while True:
+        with _lock:
+            known = _known(key)
+            if known is not None:
+                return known
+            # Named before it is made: Ctrl-C can come at any point, and must not leave a
+            # directory behind that nobody removes.
+            name = f"{_PREFIX}{os.getuid()}-{secrets.token_hex(6)}"
+            session = _Session(Path(key[1]) / name, [])
+            try:
+                if not _make(session, parent):
+                    continue
+                if _sessions.setdefault(key, session) is session:
+                    _list_sessions()
+                    before_child_ends(_remove_unless_needed)
+                    return session.directory
+            except BaseException:
+                _forget(key, session)
+                raise
+        # A signal handler came in between, and made one.
+        session.remove()
 
 
 def _known(key: tuple[int, str]) -> Path | None:
@@ -139,7 +189,7 @@ def _known(key: tuple[int, str]) -> Path | None:
     session = _sessions.get(key)
     if session is None:
         return None
-    if session.directory.is_dir():
+    if session.is_there:
         return session.directory
     with _lock:
         if _sessions.get(key) is session:
@@ -148,37 +198,38 @@ def _known(key: tuple[int, str]) -> Path | None:
     return None
 
 
-def _refuse_unsafe(root: Path) -> None:
-    """Refuse a root in which others could put a directory of theirs in place of ours.
-
-    What lies in scratch is loaded and run: machine code, tasks.
-    """
-    status = root.stat()
-    if status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
-        raise ArrayFileError(
-            f"everybody may rename what lies in the scratch root {str(root)!r} (mode "
-            f"{stat.S_IMODE(status.st_mode):04o}), and so put files of theirs in place of ours: "
-            f"set the sticky bit (chmod +t), or name another directory with {_SETTINGS}"
-        )
-
-
-def _make(session: _Session) -> None:
-    _refuse_unsafe(session.directory.parent)
-    session.directory.mkdir(mode=0o700)
-    # Locked before it has its name: a sweep in between would take it for abandoned.
-    fresh = session.directory / f"{_OWNER}.new"
-    flags = owned.MARK_FLAGS | os.O_CREAT | os.O_EXCL
-    owner = sparing(lambda: open_apart(fresh, flags, 0o600))
-    session.fds.append(owner)
-    fcntl.flock(owner, fcntl.LOCK_EX)
-    os.write(owner, b"%d\n" % os.getpid())
-    fresh.rename(session.directory / _OWNER)
-    with contextlib.suppress(OSError):
-        session.fds.append(owned.keep(str(session.directory)))
+def _make(session: _Session, parent: int) -> bool:
+    """Make the directory; False if another program swept it away before it had an owner."""
+    name = session.directory.name
+    os.mkdir(name, 0o700, dir_fd=parent)
+    try:
+        session.fds.append(directory := sparing(lambda: owned.open_own(name, parent)))
+        _keep(directory)
+        # Locked before it has its name: a sweep in between would take it for abandoned.
+        fresh = f"{OWNER}.new"
+        flags = owned.MARK_FLAGS | os.O_CREAT | os.O_EXCL
+        owner = sparing(lambda: open_apart(fresh, flags, 0o600, dir_fd=directory))
+        session.fds.append(owner)
+        fcntl.flock(owner, fcntl.LOCK_EX)
+        os.write(owner, b"%d\n" % os.getpid())
+        os.rename(fresh, OWNER, src_dir_fd=directory, dst_dir_fd=directory)
+    except (FileNotFoundError, BlockingIOError):
+        session.remove()
+        return False
     if not is_sure():
         pipe = remove_after_end(str(session.directory))
         if pipe is not None:
             session.fds.append(pipe)
+    return True
+
+
+def _keep(directory: int) -> None:
+    try:
+        owned.keep(directory)
+    except BlockingIOError:
+        raise
+    except OSError:
+        pass  # Where there are no locks for directories, nobody sweeps one without a mark.
 
 
 def _forget(key: tuple[int, str], session: _Session) -> None:
@@ -190,33 +241,24 @@ def _forget(key: tuple[int, str], session: _Session) -> None:
 def _list_sessions() -> None:
     """Write into each directory which ones there are: a worker knows of one, and removes all."""
     sessions = [_sessions.get(key) for key in list(_sessions) if key[0] == os.getpid()]
-    own = [session.directory for session in sessions if session is not None]
-    for directory in own:
-        with contextlib.suppress(OSError):
-            fresh = directory / f"{SESSIONS}.new"
-            # What separates them is in no path: a line break may be.
-            fresh.write_bytes(b"\0".join(os.fsencode(path) for path in own))
-            fresh.rename(directory / SESSIONS)
+    own = [session for session in sessions if session is not None]
+    for session in own:
+        with contextlib.suppress(OSError, IndexError):
+            list_sessions(session.fds[0], [str(one.directory) for one in own])
 
 
-def _sweep(root: str) -> None:
+def _sweep(parent: int) -> None:
     """Remove the directories of this user whose owner is gone."""
+    prefix = f"{_PREFIX}{os.getuid()}-"
     with contextlib.suppress(OSError):
-        for directory in Path(root).glob(f"{_PREFIX}{os.getuid()}-*"):
-            # Each by itself: one that goes this moment must not keep the others. Without an owner
-            # file it is being made, or it is no session.
-            with contextlib.suppress(OSError):
-                _remove_abandoned(directory)
-
-
-def _remove_abandoned(directory: Path) -> None:
-    # Nothing of somebody else's, and no link that somebody has put there.
-    status = directory.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
-        return
-    with owned.unowned(str(directory / _OWNER)) as owner:
-        if owner is not None:
-            shutil.rmtree(directory, ignore_errors=True)
+        listing = open_apart(".", owned.DIRECTORY_FLAGS, dir_fd=parent)
+        try:
+            names = os.listdir(listing)
+        finally:
+            os.close(listing)
+        for name in names:
+            if name.startswith(prefix):
+                remove_abandoned(name, parent)
 
 
 @atexit.register

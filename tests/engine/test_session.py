@@ -16,6 +16,7 @@ import pytest
 from hyperslab import session
 from hyperslab.errors import ArrayFileError
 from hyperslab.session import session_directory
+from hyperslab_workers import owned, scratch
 
 MAKE = "import sys; from hyperslab.session import session_directory as s; print(s(sys.argv[1]))"
 
@@ -24,7 +25,7 @@ MAKE = "import sys; from hyperslab.session import session_directory as s; print(
 def fresh(monkeypatch, tmp_path):
     """A root of the test's own, with what was made there removed from the table after it."""
     yield tmp_path
-    for key in [key for key in session._sessions if key[1] == str(tmp_path)]:
+    for key in [key for key in session._sessions if key[1].startswith(str(tmp_path))]:
         session._sessions.pop(key).abandon()
 
 
@@ -103,11 +104,108 @@ def test_what_a_killed_process_left_is_swept_and_what_is_in_use_is_not(fresh):
     assert mine.is_dir()
 
 
-def test_a_directory_without_an_owner_file_is_being_made_and_stays(fresh):
+def test_what_was_cut_short_while_it_was_made_or_removed_is_swept(fresh):
+    for name in ("half-made", "half-removed"):
+        (fresh / f"hyperslab-session-{os.getuid()}-{name}").mkdir()
+    (fresh / f"hyperslab-session-{os.getuid()}-half-made" / "owner.lock.new").touch()
+    mine = session_directory(fresh)
+    assert list(fresh.iterdir()) == [mine]
+
+
+def test_a_directory_that_is_being_made_is_left_alone(fresh):
     half = fresh / f"hyperslab-session-{os.getuid()}-half"
     half.mkdir()
+    maker = owned.open_own(str(half))
+    owned.keep(maker)
     session_directory(fresh)
     assert half.is_dir()
+    os.close(maker)
+
+
+def test_a_directory_that_is_swept_before_it_has_an_owner_is_made_anew(fresh, monkeypatch):
+    swept = []
+    keep = owned.keep
+
+    def late(directory: int) -> None:
+        if not swept:
+            (made,) = fresh.iterdir()
+            swept.append(scratch.remove_abandoned(str(made)))
+        keep(directory)
+
+    monkeypatch.setattr(owned, "keep", late)
+    mine = session_directory(fresh)
+    assert swept == [True]
+    assert list(fresh.iterdir()) == [mine]
+    assert (mine / "owner.lock").is_file()
+
+
+# --- what others can do ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o2770, 0o755])
+def test_a_root_where_everybody_can_rename_is_refused(fresh, mode):
+    root = fresh / "root"
+    root.mkdir()
+    root.chmod(mode)
+    if mode != 0o777:
+        session_directory(root)
+        return
+    with pytest.raises(ArrayFileError, match=r"mode 0777.*mkdir -m 700.*chmod \+t"):
+        session_directory(root)
+    assert list(root.iterdir()) == []
+
+
+def test_a_directory_that_takes_ours_place_is_not_used_and_stays(fresh):
+    first = session_directory(fresh)
+    moved = first.rename(fresh / "moved")
+    first.mkdir()
+    first.chmod(0o777)  # Or another user's, which takes another user to make.
+    (first / "planted").touch()
+    second = session_directory(fresh)
+    assert second not in (first, moved)
+    assert (first / "planted").exists()
+
+
+def test_what_takes_ours_place_is_not_removed_at_the_end(fresh):
+    made = session_directory(fresh)
+    (made / "scrap").touch()
+    made.rename(fresh / "moved")
+    precious = fresh / "precious"
+    precious.mkdir()
+    (precious / "file").touch()
+    made.symlink_to(precious)
+    for key in [key for key in session._sessions if key[1] == str(fresh)]:
+        session._sessions.pop(key).remove()
+    assert (precious / "file").exists()
+    assert list((fresh / "moved").iterdir()) == []
+
+
+def test_a_link_or_a_file_in_place_of_a_left_directory_is_not_swept(fresh):
+    precious = fresh / "precious"
+    precious.mkdir()
+    (precious / "file").touch()
+    prefix = f"hyperslab-session-{os.getuid()}-"
+    (fresh / f"{prefix}link").symlink_to(precious)
+    (fresh / f"{prefix}file").touch()
+    os.mkfifo(fresh / f"{prefix}fifo")
+    session_directory(fresh)
+    assert (precious / "file").exists()
+    assert len(list(fresh.glob(f"{prefix}*"))) == 4
+
+
+@pytest.mark.parametrize("text", ["a\nb", "back\\slash\\n", "\x0b\u2028\r", "\udcff"])
+def test_a_root_may_have_any_name(tmp_path, text):
+    """Each directory lists all: what a line may hold must not become another directory's name."""
+    root = tmp_path / text
+    (tmp_path / text.partition("\n")[0]).mkdir(exist_ok=True)
+    root.mkdir(exist_ok=True)
+    made = session_directory(root)
+    try:
+        assert scratch.listed_sessions(str(made)) == [
+            str(one.directory) for one in session._sessions.values()
+        ]
+    finally:
+        session._sessions.pop((os.getpid(), str(root))).remove()
 
 
 def test_the_owner_file_has_its_name_only_when_it_is_locked(fresh, monkeypatch):

@@ -65,11 +65,12 @@ def test_threads_ask_while_directories_are_removed_under_them(fresh):
 def test_a_signal_handler_asks_while_a_directory_is_made(fresh, monkeypatch):
     real, seen = session._make, []
 
-    def make(made):
-        real(made)
+    def make(made, parent):
+        real(made, parent)
         if not seen:
             seen.append(None)
             seen.append(session_directory(fresh))
+        return True
 
     monkeypatch.setattr(session, "_make", make)
     got: list[Path] = []

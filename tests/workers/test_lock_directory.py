@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -84,7 +85,9 @@ def test_a_directory_removed_while_it_is_entered_is_made_anew(
 
     def late(fd: int, kind: int) -> bool:
         if not removed:
-            removed.append(lock_directory._remove(directory))
+            inside = owned.open_own(directory)
+            removed.append(lock_directory._remove(inside, directory))
+            os.close(inside)
         return flock(fd, kind)
 
     monkeypatch.setattr(owned, "flock", late)

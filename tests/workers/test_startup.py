@@ -15,7 +15,9 @@ import psutil
 import pytest
 from chaos import wait_until
 
-from hyperslab_workers.startup import BLOCKED, ENVIRONMENT, SESSIONS
+from hyperslab_workers import owned
+from hyperslab_workers.scratch import SESSIONS
+from hyperslab_workers.startup import BLOCKED, ENVIRONMENT
 
 # A coordinator that starts one worker, tells its number and waits to be killed. The worker is
 # born by fork: what start_worker() does must not depend on how.
@@ -126,6 +128,25 @@ def test_a_stopped_worker_does_not_outlive_its_coordinator(family, session, stop
     one.coordinator.wait()
     one.wait_gone()
     assert not session.exists()
+
+
+def test_a_directory_that_is_in_use_or_not_ours_is_not_tidied_up(family, session):
+    """Whatever the list says: a line break in a path once made two of one."""
+    used, linked = session.parent / "used", session.parent / "linked"
+    used.mkdir()
+    linked.symlink_to(session.parent / "precious")
+    (session.parent / "precious").mkdir()
+    (session.parent / "precious" / "file").touch()
+    (session / SESSIONS).write_bytes(os.fsencode(f"{session}\0{used}\0{linked}"))
+    user = owned.open_own(str(used))
+    owned.keep(user)
+    one = family()
+    one.coordinator.kill()
+    one.wait_gone()
+    os.close(user)
+    assert not session.exists()
+    assert used.exists()
+    assert (session.parent / "precious" / "file").exists()
 
 
 def test_a_kernel_that_holds_the_gil_delays_the_watchdog_no_longer_than_it_runs(family, session):

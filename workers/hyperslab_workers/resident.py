@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from hyperslab_workers.board import Board
 from hyperslab_workers.descriptors import open_apart
 from hyperslab_workers.execute import idle, perform
+from hyperslab_workers.owned import read_own
 from hyperslab_workers.task import Outcome, Task, write_aside
 
 __all__ = [
@@ -125,8 +126,7 @@ def _tokens(directory: str, number: int, answers: _Answers) -> Iterator[tuple[in
         ticket, start, stop, program, index, slot, left, right, channel, flags = TOKEN.unpack(token)
         if flags & ASIDE:
             aside = aside_path(directory, ticket, "task")
-            with open(aside, "rb") as file:
-                task = pickle.load(file)
+            task = pickle.loads(read_own(aside))
             os.unlink(aside)
         else:
             merge = None if left == NO_SLOT else (left, right)

@@ -6,22 +6,18 @@ pools of numerical libraries read it at import; what has to be done inside stand
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import gc
 import os
 import select
-import shutil
 import signal
 import threading
 from collections.abc import Iterable
-from pathlib import Path
 from typing import NoReturn
 
-__all__ = ["BLOCKED", "ENVIRONMENT", "SESSIONS", "start_worker"]
+from hyperslab_workers.scratch import listed_sessions, remove_abandoned
 
-SESSIONS = "sessions"
-"""File in a scratch directory that lists all scratch directories of its process."""
+__all__ = ["BLOCKED", "ENVIRONMENT", "start_worker"]
 
 BLOCKED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that a worker is born with blocked, by whoever spawns it.
@@ -134,16 +130,9 @@ def _leave(session: str) -> NoReturn:
 
 def _tidy(session: str) -> None:
     """Remove what the dead coordinator would have removed."""
-    for directory in _sessions(session):
-        shutil.rmtree(directory, ignore_errors=True)
+    for directory in listed_sessions(session):
+        remove_abandoned(directory)
     _release_locks()
-
-
-def _sessions(session: str) -> list[str]:
-    """All scratch directories of a process, of which it names the others in each."""
-    with contextlib.suppress(OSError):
-        return os.fsdecode(Path(session, SESSIONS).read_bytes()).split("\0")
-    return [session]
 
 
 def _release_locks() -> None:

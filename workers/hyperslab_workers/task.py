@@ -16,6 +16,7 @@ from hyperslab_workers.access import Access
 from hyperslab_workers.box import Box, Grid
 from hyperslab_workers.fresh_file import write_fresh
 from hyperslab_workers.kernel import KernelRef
+from hyperslab_workers.owned import read_own
 
 __all__ = ["Argument", "Failure", "Origin", "Outcome", "Program", "Slots", "Task", "Value"]
 
@@ -103,9 +104,8 @@ class Program:
 
     @classmethod
     def load(cls, path: str) -> Program:
-        """Read a program that :meth:`dump` wrote."""
-        with open(path, "rb") as file:
-            program = pickle.load(file)
+        """Read a program that :meth:`dump` wrote, as this user."""
+        program = pickle.loads(read_own(path))
         assert isinstance(program, cls)
         return program
 

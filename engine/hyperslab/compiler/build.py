@@ -17,6 +17,7 @@ from hyperslab.compiler.kernel import Kernel
 from hyperslab.compiler.overruling import as_stated
 from hyperslab.compiler.signature import EqualShapes, check_types, numba_type, unit_strides
 from hyperslab.errors import KernelError
+from hyperslab_workers.fresh_file import write_fresh
 from hyperslab_workers.kernel import (
     FORMAT,
     ArgumentType,
@@ -297,7 +298,8 @@ def publish(compiled: CompiledKernel, directory: str | os.PathLike[str]) -> Kern
     if not target.exists():
         temporary = target.with_suffix(f".{os.getpid()}.{time.monotonic_ns()}.tmp")
         try:
-            temporary.write_bytes(compiled.payload)
+            # For this user alone, whatever the umask: what others could write is not loaded.
+            write_fresh(str(temporary), compiled.payload)
             os.replace(temporary, target)
         except BaseException:
             temporary.unlink(missing_ok=True)

@@ -18,6 +18,7 @@ from hyperslab.pools.death import Death
 from hyperslab.pools.protocol import Answered, Event, Line, Lost
 from hyperslab_workers.board import IDLE, RUNNING, WRITING, Mark
 from hyperslab_workers.descriptors import open_apart
+from hyperslab_workers.owned import read_own
 from hyperslab_workers.resident import (
     ANSWER,
     ASIDE,
@@ -229,9 +230,9 @@ class ResidentChannel:
         return events
 
     def _failure(self, ticket: int) -> Failure:
-        path = Path(aside_path(self._pool.directory, ticket, "failure"))
-        failure: Failure = pickle.loads(path.read_bytes())
-        path.unlink()
+        path = aside_path(self._pool.directory, ticket, "failure")
+        failure: Failure = pickle.loads(read_own(path))
+        os.unlink(path)
         return failure
 
     def _settle(self, over: Iterable[tuple[int, Worker]]) -> None:

@@ -23,7 +23,6 @@ import pickle
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -41,6 +40,7 @@ from hyperslab_workers.kernel.types import (
     type_of,
     unit_axes,
 )
+from hyperslab_workers.owned import read_own
 
 __all__ = [
     "FORMAT",
@@ -226,7 +226,7 @@ def load(ref: KernelRef) -> LoadedKernel:
         kernel = _loaded.get(ref.digest)
         if kernel is None:
             try:
-                payload = Path(ref.path).read_bytes()
+                payload = read_own(ref.path)
             except OSError as error:
                 raise KernelError(
                     f"the machine code of kernel {ref.name} cannot be read from {ref.path}: "

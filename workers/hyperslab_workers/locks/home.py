@@ -12,12 +12,11 @@ nothing, for then all use the default root.
 from __future__ import annotations
 
 import functools
-import os
 
 from hyperslab_workers import forks
 from hyperslab_workers.array_ref import ArrayRef
 from hyperslab_workers.errors import HyperslabError
-from hyperslab_workers.locks.root import default_lock_root, names_default_root
+from hyperslab_workers.locks.root import default_lock_root, names_default_root, real_root
 
 __all__ = ["home_of"]
 
@@ -26,9 +25,7 @@ _homes: dict[tuple[int, int, int], tuple[str, str]] = {}
 """For each file the root of its lock directory, and who named it."""
 
 
-@functools.lru_cache(maxsize=256)
-def _real(path: str) -> str:
-    return os.path.realpath(path)
+_real = functools.lru_cache(maxsize=256)(real_root)
 
 
 def home_of(ref: ArrayRef, engine: str | None = None, *, settle: bool = True) -> str:

@@ -6,6 +6,7 @@ somebody else, and a lock file must be writable by all who use it.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
@@ -15,21 +16,31 @@ import sys
 import tempfile
 from pathlib import Path
 
-from hyperslab_workers import host
+from hyperslab_workers import host, owned
+from hyperslab_workers.descriptors import open_apart
 from hyperslab_workers.errors import HyperslabError
 from hyperslab_workers.host import temporary_directory
 
 __all__ = [
+    "PROBES",
+    "PROBE_SECONDS",
     "default_lock_root",
     "filesystem_type",
     "is_own_root",
-    "make_directory",
     "names_default_root",
+    "open_root",
     "probe",
+    "real_root",
 ]
 
 _VARIABLE = "HYPERSLAB_LOCK_DIR"
 _OWN_ROOT = "hyperslab-locks-"
+
+PROBES = ".hyperslab-probe-"
+"""How the names of files begin with which locks are tried."""
+
+PROBE_SECONDS = 20.0
+"""Seconds that a trial takes at most."""
 
 # Filesystems on which a lock may be granted to everybody (NFS mounted with `nolock`, Lustre
 # without `flock`, many FUSE filesystems). A name ends in a dot where a family is meant.
@@ -91,7 +102,7 @@ def default_lock_root() -> str:
 @functools.lru_cache(maxsize=16)
 def _root(named: str | None) -> str:
     if named:
-        return os.path.realpath(host.since_start(named))
+        return real_root(host.since_start(named))
     writable = os.access("/tmp", os.W_OK | os.X_OK)
     parent = "/tmp" if writable else temporary_directory(f"{_VARIABLE} (or lock_dir=)")
     return os.path.join(os.path.realpath(parent), f"{_OWN_ROOT}{os.geteuid()}")
@@ -102,59 +113,75 @@ def names_default_root() -> str:
     return _VARIABLE if os.environ.get(_VARIABLE) else "the default"
 
 
+def real_root(path: str) -> str:
+    """The directory that a path leads to, whichever way it is given.
+
+    Raises
+    ------
+    HyperslabError
+        It is a link that anybody could have put there. Linux can refuse to follow such links by
+        itself (``fs.protected_symlinks``), and not everywhere does.
+    """
+    with contextlib.suppress(OSError):
+        link = os.lstat(path)
+        if stat.S_ISLNK(link.st_mode) and link.st_uid not in (0, os.geteuid()):
+            parent = os.stat(os.path.dirname(path))
+            if parent.st_mode & stat.S_IWOTH and parent.st_uid != link.st_uid:
+                raise HyperslabError(
+                    f"the lock root {path} is a symbolic link that belongs to user {link.st_uid},"
+                    f" in a directory where every user can make one: set {_VARIABLE} (or lock_dir=)"
+                    " to the directory itself"
+                )
+    return os.path.realpath(path)
+
+
 def is_own_root(root: str) -> bool:
     """Whether `root` is a default lock root, which is removed when it is empty."""
     return Path(root).name.startswith(_OWN_ROOT)
 
 
-def make_directory(path: str) -> int:
-    """Make the lock directory `path`, and its root where missing.
-
-    The permissions are those of the root: private under a default root; under a root that
-    several users share (say mode 2770), the lock directory and its files are theirs as well.
+def open_root(root: str) -> int:
+    """Open a lock root, which is made where it is missing, to reach from there what is in it.
 
     Returns
     -------
     int
-        Permission bits for the files in it.
+        File descriptor, which cannot be listed.
 
     Raises
     ------
     HyperslabError
-        If a default root is not a private directory of this user, or the root is on a
-        filesystem whose locks do not exclude.
-    OSError
-        If it cannot be made; ``FileNotFoundError`` also if the root was removed meanwhile.
+        It cannot be made; it is a default root that is no private directory of this user, or one
+        where every user can exchange what is in it; or it is on a filesystem whose locks do not
+        exclude.
+    FileNotFoundError
+        It was removed meanwhile.
     """
-    root = str(Path(path).parent)
-    if is_own_root(root):
-        try:
-            Path(root).mkdir(0o700)
-        except FileExistsError:
-            _check_private(root)
-    else:
-        try:
-            Path(root).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            # Not passed on: a FileNotFoundError would read as "removed meanwhile, try again".
-            raise HyperslabError(
-                f"the lock root {root} cannot be used ({error.strerror}). Set {_VARIABLE} (or"
-                " lock_dir=) to a directory on a local disk"
-            ) from None
-    if _is_doubtful(root) and not _probed(root):
-        raise HyperslabError(
-            f"the lock root {root} is on a filesystem of type {filesystem_type(root)}, where a lock"
-            " held by one process does not keep out another: writes would be lost without a sign."
-            f" Set {_VARIABLE} (or lock_dir=) to a directory on a local disk"
-        )
-    # Without the sticky bit, which would keep the last user from removing another's files.
-    mode = stat.S_IMODE(Path(root).stat().st_mode) & ~stat.S_ISVTX
     try:
-        Path(path).mkdir(0o700)
-        Path(path).chmod(mode)
-    except FileExistsError:
-        pass
-    return mode & 0o666
+        if is_own_root(root):
+            with contextlib.suppress(FileExistsError):
+                Path(root).mkdir(0o700)
+        else:
+            Path(root).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        # Not passed on: a FileNotFoundError would read as "removed meanwhile, try again".
+        raise HyperslabError(
+            f"the lock root {root} cannot be used ({error.strerror}). Set {_VARIABLE} (or"
+            " lock_dir=) to a directory on a local disk"
+        ) from None
+    fd = open_apart(root, owned.PATH_FLAGS)
+    try:
+        _check_root(root, os.fstat(fd))
+        if _is_doubtful(root) and not _probed(root):
+            raise HyperslabError(
+                f"the lock root {root} is on a filesystem of type {filesystem_type(root)}, where a"
+                " lock held by one process does not keep out another: writes would be lost without"
+                f" a sign. Set {_VARIABLE} (or lock_dir=) to a directory on a local disk"
+            )
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 def probe(root: str) -> bool:
@@ -169,10 +196,10 @@ def probe(root: str) -> bool:
     -------
     bool
         True if a second process was kept out while the first held the lock and let in after;
-        False also if no lock can be taken there at all, or not within 20 s.
+        False also if no lock can be taken there at all, or not in time.
     """
     try:
-        handle, path = tempfile.mkstemp(prefix=".hyperslab-probe-", dir=root)
+        handle, path = tempfile.mkstemp(prefix=PROBES, dir=root)
     except OSError:
         return False
     os.close(handle)
@@ -182,7 +209,7 @@ def probe(root: str) -> bool:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            timeout=20,
+            timeout=PROBE_SECONDS,
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
@@ -241,20 +268,22 @@ def _probed(root: str) -> bool:
     return probe(root)
 
 
-def _check_private(root: str) -> None:
-    """Refuse a default root that somebody else could have laid out for us in ``/tmp``."""
-    status = os.lstat(root)
-    if stat.S_ISLNK(status.st_mode):
-        fault = "is a symbolic link"
-    elif not stat.S_ISDIR(status.st_mode):
-        fault = "is not a directory"
-    elif status.st_uid != os.geteuid():
-        fault = f"belongs to user {status.st_uid} and you are user {os.geteuid()}"
-    elif status.st_mode & 0o022:
-        fault = f"has mode {stat.S_IMODE(status.st_mode):04o}, so that others can write to it"
+def _check_root(root: str, status: os.stat_result) -> None:
+    """Refuse a root that somebody else could have laid out for us, or can exchange under us."""
+    fault = "" if stat.S_ISDIR(status.st_mode) else "is not a directory"
+    mode = status.st_mode
+    if is_own_root(root):
+        fault = owned.fault_of(status) or fault
+        advice = (
+            "it must be a directory of yours with mode 0700. Remove it if it is yours, or set"
+            f" {_VARIABLE} to another directory on a local disk"
+        )
     else:
-        return
-    raise HyperslabError(
-        f"the lock root {root} {fault}; it must be a directory of yours with mode 0700."
-        f" Remove it if it is yours, or set {_VARIABLE} to another directory on a local disk"
-    )
+        if not fault and mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            fault = f"has mode {stat.S_IMODE(mode):04o}"
+        advice = (
+            "every user can remove another's locks there, and then two programs write at once."
+            " Set its sticky bit (chmod +t), or take the right to write away from others"
+        )
+    if fault:
+        raise HyperslabError(f"the lock root {root} {fault}; {advice}")

@@ -30,7 +30,7 @@ from io import FileIO
 import fasteners
 
 from hyperslab_workers.errors import HyperslabError
-from hyperslab_workers.locks.directory import open_lock_file
+from hyperslab_workers.locks.directory import LockDirectory
 
 __all__ = ["Claim", "LockRemoved", "Stripe"]
 
@@ -66,15 +66,15 @@ class Stripe:
 
     Parameters
     ----------
-    path : str
-        Path of its lock files without their endings.
-    mode : int
-        Permission bits for them.
+    directory : LockDirectory
+        Where its lock files are.
+    number : int
+        Its number there.
     """
 
-    def __init__(self, path: str, mode: int) -> None:
-        self._gate = _GateFile(path + ".gate", mode)
-        self._rw = _LockFile(path + ".rw", mode)
+    def __init__(self, directory: LockDirectory, number: int) -> None:
+        self._gate = _GateFile(directory, f"{number:02d}.gate")
+        self._rw = _LockFile(directory, f"{number:02d}.rw")
         self._gate_kept = False
         self._claims: list[Claim] = []
         self._mutex = threading.Lock()
@@ -194,18 +194,19 @@ class _LockFile(fasteners.InterProcessReaderWriterLock):  # type: ignore[misc]
     # fasteners' attribute: the open file, None while it is shut.
     lockfile: FileIO | None
 
-    def __init__(self, path: str, mode: int) -> None:
-        super().__init__(path)
-        self._path = path
-        self._mode = mode
+    def __init__(self, directory: LockDirectory, name: str) -> None:
+        super().__init__(f"{directory.path}/{name}")
+        self._directory = directory
+        self._name = name
 
     def try_lock(self, exclusive: bool) -> bool:
         try:
             return self._try_lock(exclusive)
         except (RuntimeError, OSError) as error:
             raise HyperslabError(
-                f"the lock file {self._path} cannot be locked: {error}. Set HYPERSLAB_LOCK_DIR (or"
-                " lock_dir=) to a directory on a local disk that you may write to"
+                f"the lock file {self.path_of_file} cannot be locked: {error}. Set"
+                " HYPERSLAB_LOCK_DIR (or lock_dir=) to a directory on a local disk that you may"
+                " write to"
             ) from error
 
     def _try_lock(self, exclusive: bool) -> bool:
@@ -226,7 +227,7 @@ class _LockFile(fasteners.InterProcessReaderWriterLock):  # type: ignore[misc]
     @property
     def path_of_file(self) -> str:
         """Where it was made."""
-        return self._path
+        return f"{self._directory.path}/{self._name}"
 
     def is_removed(self) -> bool:
         """Whether the open file has no name any more."""
@@ -249,7 +250,7 @@ class _LockFile(fasteners.InterProcessReaderWriterLock):  # type: ignore[misc]
         if self.lockfile is None:
             # Not fasteners' way, which makes a directory that is missing and gives the file the
             # umask's permissions.
-            self.lockfile = FileIO(open_lock_file(self._path, self._mode), "r+")
+            self.lockfile = FileIO(self._directory.open(self._name), "r+")
             _kept_open.add(self)
 
     def _do_close(self) -> None:

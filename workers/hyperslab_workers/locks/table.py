@@ -19,7 +19,7 @@ from hyperslab_workers import forks
 from hyperslab_workers.errors import HyperslabError, LockTimeout
 from hyperslab_workers.farewell import before_child_ends, is_sure
 from hyperslab_workers.locks.directory import LockDirectory, sweep_root
-from hyperslab_workers.locks.root import default_lock_root
+from hyperslab_workers.locks.root import default_lock_root, real_root
 from hyperslab_workers.locks.stripe import Stripe
 
 __all__ = ["InUse", "end_hold", "release", "release_all", "stripes_of", "sweep", "use"]
@@ -41,9 +41,8 @@ class InUse:
         """The stripe of that number."""
         stripe = self.stripes.get(number)
         if stripe is None:
-            path = os.path.join(self.directory.path, f"{number:02d}")
             # Atomic: two threads that come here together get the same object.
-            stripe = self.stripes.setdefault(number, Stripe(path, self.directory.file_mode))
+            stripe = self.stripes.setdefault(number, Stripe(self.directory, number))
         return stripe
 
     def stripes_of(self, extent: tuple[int, int]) -> range:
@@ -199,7 +198,7 @@ def sweep(root: str | None = None) -> int:
     int
         How many were removed.
     """
-    root = default_lock_root() if root is None else os.path.realpath(root)
+    root = default_lock_root() if root is None else real_root(root)
     with _table_lock:
         return sweep_root(root, keep=_table)
 
