@@ -27,6 +27,7 @@ __all__ = [
     "exit_as_interrupted_if_uncaught",
     "exiting",
     "interrupts_kept",
+    "raise_if_swallowed",
     "taken_for_default",
     "uninterrupted",
 ]
@@ -55,7 +56,10 @@ _defaults: set[Any] = {signal.default_int_handler}
 
 
 def taken_for_default(handler: Callable[[int, FrameType | None], None]) -> None:
-    """A handler that stands in for Python's own: at exit it raises to nobody, either."""
+    """A handler that does for its signal what Python's own does for Ctrl-C: it raises.
+
+    What it raises is kept where libraries swallow it, and at exit is raised to nobody, either.
+    """
     _defaults.add(handler)
 
 
@@ -69,28 +73,54 @@ def end_as_interrupted() -> None:
 def interrupts_kept() -> Iterator[None]:
     """Raise a Ctrl-C at the end of the block, if a library has swallowed it inside.
 
-    Numba and what it imports hold many an ``except:``; a job of hours would then go on as if
-    nobody had asked it to stop. A handler that the program has set itself is left alone.
+    Numba and what it imports hold many an ``except:``, and what is raised in a callback of LLVM's
+    or in a finalizer is printed and dropped; a job of hours would then go on as if nobody had asked
+    it to stop. So it does for a SIGTERM of which a handler says that it stands for Ctrl-C (see
+    :func:`taken_for_default`). A handler that the program has set itself is left alone.
     """
-    if (
-        threading.current_thread() is not threading.main_thread()
-        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
-    ):
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
     seen: list[int] = []
-
-    def heed(number: int, frame: FrameType | None) -> None:
-        seen.append(number)
-        signal.default_int_handler(number, frame)
-
-    signal.signal(signal.SIGINT, heed)
+    handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    ours = {n: _noting(seen, h) for n, h in handlers.items() if callable(h) and h in _defaults}
+    _defaults.update(ours.values())
+    _open.append(seen)
     try:
+        for number, handler in ours.items():
+            signal.signal(number, handler)
         yield
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in ours:
+            signal.signal(number, handlers[number])
+        _open[:] = [other for other in _open if other is not seen]
+        _defaults.difference_update(ours.values())
     if seen:
         raise KeyboardInterrupt
+
+
+def raise_if_swallowed() -> None:
+    """Raise a Ctrl-C that was swallowed since the block of :func:`interrupts_kept` began.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        There was one.
+    """
+    if any(_open) and threading.current_thread() is threading.main_thread():
+        raise KeyboardInterrupt
+
+
+_open: list[list[int]] = []
+"""What has come in each block that is under way."""
+
+
+def _noting(seen: list[int], handler: Callable[[int, FrameType | None], Any]) -> Callable[..., Any]:
+    def heed(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+        handler(number, frame)
+
+    return heed
 
 
 def uninterrupted(call: Callable[[], None]) -> None:

@@ -21,7 +21,12 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 from hyperslab.errors import HyperslabError
-from hyperslab.interruption import end_as_interrupted, exiting, taken_for_default
+from hyperslab.interruption import (
+    end_as_interrupted,
+    exiting,
+    raise_if_swallowed,
+    taken_for_default,
+)
 from hyperslab_workers import forks
 
 __all__ = [
@@ -73,8 +78,9 @@ def call_off_if_asked() -> None:
     Raises
     ------
     KeyboardInterrupt
-        As if the signal had come to this thread.
+        As if the signal had come to this thread. Also where it came to it, and was swallowed.
     """
+    raise_if_swallowed()
     if _called_off and threading.current_thread() is not threading.main_thread():
         raise KeyboardInterrupt
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import multiprocessing
 import os
@@ -21,7 +22,7 @@ import pytest
 from chaos import running, wait_until, workers_of
 
 import hyperslab as hs
-from hyperslab.interruption import interrupts_kept, uninterrupted
+from hyperslab.interruption import interrupts_kept, taken_for_default, uninterrupted
 from hyperslab.pools.death import death_of_error as death_of
 from hyperslab_workers.board import RUNNING
 
@@ -45,6 +46,12 @@ def blur_into(values, out):
         for j in range(values.shape[1]):
             out[i, j] += 0.1 * values[i, j]
             out[out.shape[0] - 1, j] += 0.3 * values[i, j]
+
+
+@hs.kernel
+def one_more(out):
+    for i in range(out.shape[0]):
+        out[i] += 1
 
 
 @hs.kernel
@@ -401,6 +408,38 @@ def test_a_ctrl_c_that_a_library_swallows_is_not_lost():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     with interrupts_kept():
         pass
+
+
+def drop_in_a_callback(number: int) -> None:
+    """A signal whose exception is printed and dropped, as in what LLVM calls while it compiles."""
+
+    @ctypes.CFUNCTYPE(None)
+    def callback() -> None:
+        os.kill(os.getpid(), number)
+        time.sleep(1)
+
+    callback()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_does_not_begin_after_a_signal_that_was_dropped(number):
+    def terminate(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    taken_for_default(terminate)
+    before = signal.signal(signal.SIGTERM, terminate)
+    a = hs.from_array(np.zeros(4))
+    try:
+        with hs.Engine(executor="serial") as engine, pytest.raises(KeyboardInterrupt):
+            plan = engine.plan(one_more, hs.update(a))
+            with interrupts_kept(), interrupts_kept():
+                drop_in_a_callback(number)
+                plan.run()
+        assert signal.getsignal(signal.SIGTERM) is terminate
+        assert not np.asarray(a).any()
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_handler_of_the_programs_own_is_left_alone():

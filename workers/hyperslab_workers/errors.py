@@ -21,6 +21,7 @@ re-exports it as ``hyperslab.<Name>``.
 
 from __future__ import annotations
 
+from hyperslab_workers.legible import legible
 from hyperslab_workers.region_span import RegionSpan
 
 __all__ = [
@@ -46,6 +47,10 @@ class HyperslabError(Exception):
     """
 
     regions: tuple[RegionSpan, ...] = ()
+
+    def __str__(self) -> str:
+        # Whoever prints an error must not get another one in its place.
+        return legible(super().__str__())
 
 
 class ArrayFileError(HyperslabError):

@@ -24,6 +24,7 @@ from hyperslab.arrays.surroundings import room_around
 from hyperslab.errors import ArrayFileError
 from hyperslab_workers import mapping
 from hyperslab_workers.array_ref import ArrayRef
+from hyperslab_workers.legible import legible
 
 __all__ = ["Array", "Handle"]
 
@@ -353,7 +354,7 @@ class Array:
             "shared" if ref.shared else "",
             "closed" if self.closed else "",
         ]
-        return f"<{' '.join(filter(None, words))}>"
+        return legible(f"<{' '.join(filter(None, words))}>")
 
 
 def _reopen(ref: ArrayRef) -> Array:

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from hyperslab.interruption import interrupts_kept
 from hyperslab_workers import forks
 from hyperslab_workers.host import working_somewhere
 
@@ -32,10 +33,12 @@ def compiling() -> Iterator[None]:
     ------
     HyperslabError
         This process was forked in the middle of a compilation that took too long to wait for.
+    KeyboardInterrupt
+        Ctrl-C, also one that a library has swallowed.
     """
     forks.check_whole("compile a kernel")
     # Numba imports what asks for the working directory.
-    with forks.undisturbed(), _one_at_a_time, working_somewhere():
+    with interrupts_kept(), forks.undisturbed(), _one_at_a_time, working_somewhere():
         yield
 
 

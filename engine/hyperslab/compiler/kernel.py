@@ -22,6 +22,7 @@ from hyperslab_workers.kernel import (
     rebuild,
     type_of,
 )
+from hyperslab_workers.legible import legible
 
 __all__ = ["Kernel"]
 
@@ -154,7 +155,7 @@ class Kernel:
         return self  # As functions do, which do not change.
 
     def __repr__(self) -> str:
-        return f"<hyperslab kernel {self.name}({', '.join(self.parameters)})>"
+        return legible(f"<hyperslab kernel {self.name}({', '.join(self.parameters)})>")
 
 
 def _as_argument(value: Any) -> Any:

@@ -283,18 +283,27 @@ def _terminated_as_interrupted() -> Iterator[None]:
         yield
         return
 
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
+    from hyperslab.interruption import interrupts_kept, taken_for_default
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    taken_for_default(_interrupt)
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        yield
+        with interrupts_kept():
+            yield
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
 def main() -> None:
     """The console script."""
+    for stream in (sys.stdout, sys.stderr):
+        # A name that the terminal's encoding lacks is escaped, not a traceback.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app(prog_name="hyperslab")
     except KeyboardInterrupt:

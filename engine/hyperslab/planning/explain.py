@@ -8,6 +8,7 @@ from hyperslab.planning.memory import WORKER_BYTES
 from hyperslab.units import human_bytes
 from hyperslab_workers.access import Access, Placement, Privilege
 from hyperslab_workers.kernel import ArrayType
+from hyperslab_workers.legible import legible
 from hyperslab_workers.task import Origin, Value
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def explain(plan: Plan) -> str:
         + (", and let go of after each region" if plan.release else ""),
         f"traffic  reads {human_bytes(plan.bytes_read)}, writes {human_bytes(plan.bytes_written)}",
     ]
-    return "\n".join(lines)
+    return legible("\n".join(lines))
 
 
 def _bytes_of_region(plan: Plan) -> int:

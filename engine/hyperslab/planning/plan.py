@@ -20,6 +20,7 @@ from hyperslab.units import human_bytes
 from hyperslab_workers.access import Access, Placement, Privilege
 from hyperslab_workers.box import Box, Grid
 from hyperslab_workers.kernel import ArgumentType
+from hyperslab_workers.legible import legible
 from hyperslab_workers.task import Argument
 
 if TYPE_CHECKING:
@@ -217,6 +218,13 @@ class Plan:
         """
         assert _run is not None
         return _run(self, progress=progress)
+
+    def __repr__(self) -> str:
+        names = ", ".join(argument.name for argument in self.arguments)
+        return legible(
+            f"<hyperslab.Plan: {self.kernel.name}({names}), {self.regions:,} regions in "
+            f"{self.tasks:,} tasks>"
+        )
 
     def explain(self) -> str:
         """What the plan will do, as text for a person."""

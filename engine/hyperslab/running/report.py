@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hyperslab.units import human_bytes
+from hyperslab_workers.legible import legible
 
 __all__ = ["Report", "Span"]
 
@@ -90,4 +91,4 @@ class Report:
             ("throughput", f"{human_bytes(self.throughput)}/s"),
             ("workers", str(self.workers)),
         ]
-        return "\n".join(f"{name:<10}  {value}" for name, value in rows)
+        return legible("\n".join(f"{name:<10}  {value}" for name, value in rows))
