@@ -33,6 +33,9 @@ class Posting:
     session: str
     """The coordinator's scratch directory."""
 
+    program_path: tuple[str, ...] = ()
+    """Where modules of the program lie that are imported by nothing but its exceptions."""
+
     def _bootstrap(self) -> int:
         """Be that worker; returns the exit status. The name is loky's: its main calls it."""
         try:
@@ -42,9 +45,11 @@ class Posting:
             # What it was told came through descriptor 0: the next file must not become that.
             os.open(os.devnull, os.O_RDONLY)
             # Imported in here, so that a module that cannot be is told as anything else is.
+            from hyperslab_workers.kernel import rebuilt
             from hyperslab_workers.resident import reside
             from hyperslab_workers.startup import start_worker
 
+            rebuilt.program_path = self.program_path
             start_worker(self.coordinator, self.session)
             reside(self.directory, self.number)
         except BaseException as error:

@@ -33,6 +33,7 @@ from hyperslab.pools.spawning import (
     WorkerProcess,
     cannot_start,
     check_may_have_children,
+    program_path,
     spawn,
 )
 from hyperslab.underway import goes_on_in_parent
@@ -159,7 +160,9 @@ class ResidentPool:
             if worker.pidfd >= 0:
                 continue
             try:
-                worker.process = spawn(Posting(self.directory, worker.number, *self._posting))
+                worker.process = spawn(
+                    Posting(self.directory, worker.number, *self._posting, program_path())
+                )
             except Exception as error:
                 self.refused = error
                 continue

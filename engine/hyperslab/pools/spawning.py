@@ -17,7 +17,9 @@ import select
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
+import hyperslab_workers
 from hyperslab.errors import HyperslabError
 from hyperslab.pools.death import Death, death_of_exit
 from hyperslab_workers import forks
@@ -26,7 +28,7 @@ from hyperslab_workers.mapping import sparing
 from hyperslab_workers.posting import Posting, said_path
 from hyperslab_workers.startup import BLOCKED, ENVIRONMENT
 
-__all__ = ["WorkerProcess", "cannot_start", "check_may_have_children", "spawn"]
+__all__ = ["WorkerProcess", "cannot_start", "check_may_have_children", "program_path", "spawn"]
 
 _LAST_WAIT = 10.0
 """Seconds for which a killed process is waited for: one that hangs in a network file system does
@@ -158,7 +160,7 @@ def _spawn(posting: Posting) -> WorkerProcess:
         assert popen.stdin is not None
         # It may be dead already, and will be found so.
         with contextlib.suppress(BrokenPipeError), popen.stdin as pipe:
-            pipe.write(pickle.dumps(_preparation(name)) + pickle.dumps(posting))
+            pipe.write(pickle.dumps(_preparation(posting, name)) + pickle.dumps(posting))
     except BaseException:
         popen.kill()
         popen.wait()
@@ -166,12 +168,28 @@ def _spawn(posting: Posting) -> WorkerProcess:
     return process
 
 
-def _preparation(name: str) -> dict[str, object]:
-    """What loky's main has to know to be able to import what this process can import."""
-    # Where the program was started: what an empty entry of its path stands for.
+def program_path() -> tuple[str, ...]:
+    """Where modules of the program lie that workers do not import from: its working directory.
+
+    What lies there is data, of whoever may write there, and a ``types.py`` or ``yaml.py`` among it
+    is not Python's. Kernels come as machine code; of the program's modules they need the classes of
+    its exceptions at most, see ``kernel/rebuilt``.
+    """
     here = getattr(multiprocessing.process, "ORIGINAL_DIR", None)
-    path = [entry or here for entry in sys.path if entry or here]
-    return {"name": name, "sys_path": path, "sys_argv": sys.argv, "orig_dir": here}
+    known = {here}
+    with contextlib.suppress(OSError):
+        known.add(os.getcwd())
+    # An empty entry stands for the directory in which the program was started.
+    found = (entry or here for entry in sys.path if not entry or entry in known)
+    return tuple(entry for entry in found if entry)
+
+
+def _preparation(posting: Posting, name: str) -> dict[str, object]:
+    """What loky's main has to know to be able to import what this process can import."""
+    path = [entry for entry in sys.path if entry and entry not in posting.program_path]
+    # Even where it is run from its own source, as in a checkout.
+    path.append(str(Path(hyperslab_workers.__file__).parents[1]))
+    return {"name": name, "sys_path": path, "sys_argv": sys.argv, "orig_dir": None}
 
 
 def _inherited(descriptor: int) -> int | None:

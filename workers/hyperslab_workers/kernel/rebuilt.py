@@ -10,7 +10,14 @@ from typing import Any
 from hyperslab_workers.errors import KernelError
 from hyperslab_workers.kernel.types import KernelRaised
 
-__all__ = ["compilations", "numba_call"]
+__all__ = ["compilations", "numba_call", "program_path"]
+
+program_path: tuple[str, ...] = ()
+"""Directories of the program's own modules that are not on this worker's path.
+
+Numba makes an exception from a pickle of its class, whose module has to be imported then. By that
+time all that Python and Numba import by themselves is there: nothing of theirs is looked for here.
+"""
 
 
 def numba_call(content: dict[str, Any]) -> Callable[[tuple[Any, ...]], None]:
@@ -42,6 +49,7 @@ def numba_call(content: dict[str, Any]) -> Callable[[tuple[Any, ...]], None]:
                 f"kernel {name} calls {needed}(), which this process does not have",
                 kernel=name,
             )
+    sys.path.extend(entry for entry in program_path if entry not in sys.path)
     # Array expressions run in an environment of this name (numba.core.utils).
     sys.modules.setdefault("<dynamic>", utils._dynamic_module)
     # Numba's own lock: in the coordinator another thread may be compiling, and both fill the
