@@ -34,8 +34,11 @@ for _name in [name for name in os.environ if name.startswith("HYPERSLAB_")]:
 _LOCKS = _ROOT / "locks"
 os.environ["HYPERSLAB_LOCK_DIR"] = str(_LOCKS)
 
-# Under nohup, programs that the tests start would not end of what the tests send them.
+# Under nohup, or in a shell's background, programs that the tests start would inherit that they do
+# not hear what the tests send them.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Shared machines stall: a deadline would fail tests for what others do.
 settings.register_profile("hyperslab", deadline=None)
