@@ -39,7 +39,10 @@ def content(text: bytes):
 
 def killed_in_the_middle(program: str, target: Path, how: str) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-c", program, target, how], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", program, target, how],
+        stdin=subprocess.PIPE,  # Of which it waits for the end; the tests' own may be at it.
+        stdout=subprocess.PIPE,
+        text=True,
     )
     with process:
         assert process.stdout is not None

@@ -156,6 +156,24 @@ def test_a_kernel_that_holds_the_gil_delays_the_watchdog_no_longer_than_it_runs(
     assert not session.exists()
 
 
+RUNS_INTO_IT = """
+from hyperslab_workers.startup import stay_for_tidying
+while os.path.exists(sys.argv[1] + "/array.npy"):
+    time.sleep(0.0001)
+stay_for_tidying()
+os._exit(1)
+"""
+
+
+def test_a_worker_that_runs_into_what_is_removed_does_not_cut_that_short(family, session):
+    for number in range(3000):
+        (session / f"scrap-{number}").touch()
+    one = family(then=RUNS_INTO_IT)
+    one.coordinator.kill()
+    one.wait_gone()
+    assert not session.exists()
+
+
 HOLDING = """
 from hyperslab_workers.locks import StripedLock
 import time

@@ -47,11 +47,14 @@ class Posting:
             # Imported in here, so that a module that cannot be is told as anything else is.
             from hyperslab_workers.kernel import rebuilt
             from hyperslab_workers.resident import reside
-            from hyperslab_workers.startup import start_worker
+            from hyperslab_workers.startup import start_worker, stay_for_tidying
 
             rebuilt.program_path = self.program_path
             start_worker(self.coordinator, self.session)
-            reside(self.directory, self.number)
+            try:
+                reside(self.directory, self.number)
+            finally:
+                stay_for_tidying()
         except BaseException as error:
             # To the coordinator and not to the terminal: it may try a few times, and tells once.
             with contextlib.suppress(OSError):

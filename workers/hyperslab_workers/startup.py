@@ -17,7 +17,7 @@ from typing import NoReturn
 
 from hyperslab_workers.scratch import listed_sessions, remove_abandoned
 
-__all__ = ["BLOCKED", "ENVIRONMENT", "start_worker"]
+__all__ = ["BLOCKED", "ENVIRONMENT", "start_worker", "stay_for_tidying"]
 
 BLOCKED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that a worker is born with blocked, by whoever spawns it.
@@ -94,6 +94,8 @@ def _watch(coordinator: int, session: str) -> None:
         _leave(session)
     if os.getppid() != coordinator:
         _leave(session)
+    global _watched
+    _watched = fd
 
     def wait() -> None:
         _wait(fd, None)
@@ -110,6 +112,19 @@ def _watch(coordinator: int, session: str) -> None:
 
     threading.Thread(target=wait, name="hyperslab-watchdog", daemon=True).start()
     threading.Thread(target=heed, name="hyperslab-signals", daemon=True).start()
+
+
+def stay_for_tidying() -> None:
+    """Go no further if the coordinator is gone: this process ends when its watchdog has tidied up.
+
+    A worker that runs into what another one has removed already would end in the middle of that.
+    """
+    if _watched is not None and _wait(_watched, 0.0):
+        threading.Event().wait()
+
+
+_watched: int | None = None
+"""The coordinator, as a descriptor."""
 
 
 def _wait(pidfd: int, seconds: float | None) -> bool:
