@@ -33,6 +33,8 @@ for _name in [name for name in os.environ if name.startswith("HYPERSLAB_")]:
     del os.environ[_name]
 _LOCKS = _ROOT / "locks"
 os.environ["HYPERSLAB_LOCK_DIR"] = str(_LOCKS)
+# Most tests are about compiling: what an earlier run of theirs has compiled would hide that.
+os.environ["HYPERSLAB_CACHE_DIR"] = "0"
 
 # Under nohup, or in a shell's background, programs that the tests start would inherit that they do
 # not hear what the tests send them.

@@ -142,6 +142,8 @@ class Engine:
         if plan is None:
             made = self.plan(kernel, *arguments, over=over, region=region)
             plan = self._recall.keep(key, made, arguments)
+        else:
+            kernel.warn_of_changes()
         return self._run(plan, progress=progress, started=started)
 
     def _memory_limit(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
 import os
@@ -12,6 +13,8 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any
 
+from hyperslab.compiler import cache
+from hyperslab.compiler.content import Unknown, key_of
 from hyperslab.compiler.exclusion import compiling
 from hyperslab.compiler.kernel import Kernel
 from hyperslab.compiler.overruling import as_stated
@@ -101,13 +104,43 @@ def compile_kernel(
     _check_equal_shapes(kernel, full, equal_shapes)
     key = (full, equal_shapes, len(defaults))
     compiled: CompiledKernel | None = kernel._compiled.get(key)
-    if compiled is None:
+    if compiled is not None:
+        kernel.warn_of_changes()
+    else:
         with compiling():
             compiled = kernel._compiled.get(key)
             if compiled is None:
-                with as_stated():
-                    compiled = _compile(kernel, full, names, defaults, equal_shapes)
+                compiled = _found_or_made(kernel, full, names, defaults, equal_shapes)
                 kernel._compiled[key] = compiled
+    return compiled
+
+
+def _found_or_made(
+    kernel: Kernel,
+    types: tuple[ArgumentType, ...],
+    names: tuple[str, ...],
+    defaults: tuple[Any, ...],
+    equal_shapes: EqualShapes,
+) -> CompiledKernel:
+    """Machine code from the cache on disk, or else compiled and kept there."""
+    start = time.perf_counter()
+    key = None
+    # OSError: the system tells nothing of the processor, or of a package's files.
+    with contextlib.suppress(Unknown, OSError):
+        key, kernel._uses = key_of(kernel, types, defaults, equal_shapes)
+    if key is not None and (entry := cache.find(key)) is not None:
+        return CompiledKernel(
+            name=kernel.name,
+            digest=hashlib.sha256(entry.payload).hexdigest(),
+            payload=entry.payload,
+            types=types,
+            route=entry.route,
+            seconds=time.perf_counter() - start,
+        )
+    with as_stated():
+        compiled = _compile(kernel, types, names, defaults, equal_shapes)
+    if key is not None:
+        cache.keep(key, cache.Entry(compiled.route, compiled.payload))
     return compiled
 
 

@@ -6,6 +6,7 @@ import dis
 import functools
 import inspect
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -25,6 +26,15 @@ from hyperslab_workers.kernel import (
 from hyperslab_workers.legible import legible
 
 __all__ = ["Kernel"]
+
+
+class _Use(Protocol):
+    """A variable that is a constant in the machine code."""
+
+    @property
+    def name(self) -> str: ...
+
+    def changed(self) -> bool: ...
 
 
 class _Compiled(Protocol):
@@ -82,6 +92,7 @@ class Kernel:
         self._compiler = compiler
         self._compiled: dict[Any, Any] = {}
         self._loaded: dict[str, LoadedKernel] = {}
+        self._uses: tuple[_Use, ...] = ()
 
     def __call__(self, *args: Any) -> None:
         """Run the kernel in this process, for debugging.
@@ -119,6 +130,19 @@ class Kernel:
                 f"kernel {self.name} raised {raised.type_name}: {raised.message}{where}",
                 kernel=self.name,
             ) from None
+
+    def warn_of_changes(self) -> None:
+        """Warn if a variable that is a constant in the machine code is no longer what it was."""
+        for use in self._uses:
+            if use.changed():
+                self._uses = tuple(other for other in self._uses if other is not use)  # Once.
+                warnings.warn(
+                    f"kernel {self.name} was compiled with {use.name} as it was then, and "
+                    f"{use.name} has been changed since: the kernel goes on with the old value. "
+                    "Define the kernel anew (run its cell again), or make it an argument",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
 
     def rebinds(self, parameter: str) -> bool:
         """Whether the first thing the function does with a parameter is to give its name away.

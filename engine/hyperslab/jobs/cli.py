@@ -1,4 +1,4 @@
-"""The command ``hyperslab``: ``run``, ``plan`` and ``info``.
+"""The command ``hyperslab``: ``run``, ``plan``, ``info`` and ``cache``.
 
 Exit codes: 0 fine; 1 the job failed; 2 a mistake in the spec or in the command; 130 the job
 was interrupted (Ctrl-C, or SIGTERM as batch systems send it).
@@ -138,6 +138,32 @@ def info(
             console.print(f"\n{found.problem}")
             if found.version is not None:
                 raise typer.Exit(FAILED)
+
+
+@app.command()
+def cache(
+    clear: Annotated[bool, typer.Option("--clear", help="Remove all of it.")] = False,
+) -> None:
+    """Show where compiled kernels are kept, how many and how large; or remove them."""
+    from hyperslab.compiler import cache as kept
+    from hyperslab.units import human_bytes
+
+    console, place = _console(), kept.directory()
+    if place is None:
+        console.print("no kernels are kept: HYPERSLAB_CACHE_DIR is 0, or there is no home")
+        return
+    if clear:
+        try:
+            console.print(f"removed {kept.clear():,} kernels from {place}")
+        except FileNotFoundError:
+            console.print(f"there is nothing in {place}")
+        except OSError as error:
+            _complain(f"{place} cannot be cleared ({error.strerror}); remove it by hand")
+            raise typer.Exit(FAILED) from None
+        return
+    number, size = kept.usage()
+    most = human_bytes(kept.LARGEST)
+    console.print(f"{number:,} kernels, {human_bytes(size)} of at most {most}, in {place}")
 
 
 class _Usage(Exception):
