@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import gc
 import os
-import secrets
 import sys
 import time
 import weakref
@@ -115,7 +114,7 @@ class Engine:
         self._lock = forks.lock()
         self._closed = False
         self._pid = os.getpid()
-        self._name = secrets.token_hex(8)
+        self._name = os.urandom(8).hex()
         _engines[self._name] = self
 
     @property

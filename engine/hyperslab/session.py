@@ -14,7 +14,6 @@ import atexit
 import contextlib
 import fcntl
 import os
-import secrets
 import stat
 from pathlib import Path
 from typing import NamedTuple
@@ -168,7 +167,7 @@ def _take(key: tuple[int, str], parent: int) -> Path:
                 return known
             # Named before it is made: Ctrl-C can come at any point, and must not leave a
             # directory behind that nobody removes.
-            name = f"{_PREFIX}{os.getuid()}-{secrets.token_hex(6)}"
+            name = f"{_PREFIX}{os.getuid()}-{os.urandom(6).hex()}"
             session = _Session(Path(key[1]) / name, [])
             try:
                 if not _make(session, parent):

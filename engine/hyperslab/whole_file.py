@@ -18,7 +18,6 @@ import errno
 import fcntl
 import os
 import re
-import secrets
 import stat
 from collections.abc import Callable
 
@@ -191,7 +190,7 @@ def _unlink(directory: int, name: str) -> None:
 
 
 def _new_name() -> str:
-    return f".hyperslab-new-{secrets.token_hex(8)}"
+    return f".hyperslab-new-{os.urandom(8).hex()}"
 
 
 def _lock(fd: int) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import secrets
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -193,7 +193,7 @@ def _in_scratch(values: np.ndarray, target: ArrayRef) -> Iterator[np.ndarray]:
     from hyperslab.session import session_directory
 
     size = values.size * target.dtype.itemsize
-    path = session_directory() / f"moved-{secrets.token_hex(8)}"
+    path = session_directory() / f"moved-{os.urandom(8).hex()}"
     ref: ArrayRef | None = None
     try:
         try:

@@ -6,7 +6,6 @@ The handle that they return is :class:`~hyperslab.arrays.handle.Array`.
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
@@ -187,7 +186,7 @@ def from_array(values: npt.ArrayLike, *, scratch: str | os.PathLike[str] | None 
     order = "F" if source.flags.fnc else "C"
     directory = session_directory(None if scratch is None else os.fspath(scratch))
     path = create_file(
-        directory / f"array-{secrets.token_hex(8)}.npy", source.shape, dtype, order=order
+        directory / f"array-{os.urandom(8).hex()}.npy", source.shape, dtype, order=order
     )
     try:
         ref = open_file(path, "r+")

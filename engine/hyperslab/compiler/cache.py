@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import secrets
 import stat
 import time
 from dataclasses import dataclass
@@ -159,7 +158,7 @@ def _head(key: str, route: str, payload: bytes) -> bytes:
 
 
 def _write(inside: int, key: str, entry: Entry) -> None:
-    aside = f"{_TEMPORARY}{secrets.token_hex(8)}"
+    aside = f"{_TEMPORARY}{os.urandom(8).hex()}"
     fd = open_apart(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=inside)
     try:
         try:

@@ -8,8 +8,7 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-
-import psutil
+from typing import Any
 
 from hyperslab.units import human_bytes
 
@@ -57,10 +56,16 @@ def budget(memory: int | None, workers: int, root: Path = Path("/")) -> Budget:
     return Budget(allowed, f"{_SHARE:.0%} of {source}, {human_bytes(free)}, less idle workers")
 
 
+def _memory() -> Any:
+    import psutil  # Only here: it takes 13 ms, and whoever plans nothing does without.
+
+    return psutil.virtual_memory()
+
+
 def group_limit(root: Path = Path("/")) -> int | None:
     """Bytes that the control group lets this process have in all; None: all there are."""
     limit = min((limit for limit, _ in _groups(root, int(time.monotonic()))), default=None)
-    return None if limit is None or limit >= psutil.virtual_memory().total else limit
+    return None if limit is None or limit >= _memory().total else limit
 
 
 @functools.lru_cache(maxsize=16)
@@ -82,7 +87,7 @@ def _system_free(root: Path, second: int) -> tuple[int, str]:
 
     Reading it takes a millisecond, as long as launching a small job on warm workers.
     """
-    free, source = psutil.virtual_memory().available, "free RAM"
+    free, source = _memory().available, "free RAM"
     group = min((left for _, left in _groups(root, second)), default=None)
     if group is not None and group < free:
         free, source = group, "the control group's limit (cgroup)"
