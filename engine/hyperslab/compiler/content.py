@@ -30,6 +30,7 @@ from typing import Any, Final
 import numpy as np
 
 from hyperslab.compiler.kernel import Kernel
+from hyperslab_workers.kernel import FORMAT
 
 __all__ = ["Unknown", "Use", "key_of"]
 
@@ -262,7 +263,7 @@ def _surroundings() -> tuple[str, ...]:
     """Processor and versions."""
     return (
         *(platform.python_version(), sys.implementation.cache_tag or "", platform.machine()),
-        _processor(),
+        *(_processor(), f"format {FORMAT}"),
         *(f"{name} {_version(name)}" for name in ("numpy", "numba", "llvmlite", "hyperslab")),
         _own_code(),
     )
