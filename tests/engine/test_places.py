@@ -102,10 +102,14 @@ def test_an_answer_a_kernel_error_and_ctrl_c(start, place, executor, again):
         pytest.skip(f"{needed} is not installed")
     program, wanted = start(place, executor), expected(place, executor)
     if (place, executor) not in REFUSED:
-        # Of the third alone: the others have eight regions, and it must have come to its kernel,
-        # for what is interrupted before a job begins is a KeyboardInterrupt as any.
+        # Under way: what is interrupted before a job begins is a KeyboardInterrupt as any.
         wait_until(
-            lambda: any(region >= 8 for _, region in running(program.scratch)), "the third job", 60
+            lambda: (
+                len(answers(program)) == 3
+                and any(region >= 8 for _, region in running(program.scratch))
+            ),
+            "the third job",
+            60,
         )
         if place == "thread":
             wait_until((program.scratch.parent / "ended").exists, "the main program ends")
