@@ -250,12 +250,7 @@ def _sweep(parent: int) -> None:
     """Remove the directories of this user whose owner is gone."""
     prefix = f"{_PREFIX}{os.getuid()}-"
     with contextlib.suppress(OSError):
-        listing = open_apart(".", owned.DIRECTORY_FLAGS, dir_fd=parent)
-        try:
-            names = os.listdir(listing)
-        finally:
-            os.close(listing)
-        for name in names:
+        for name in owned.names_in(parent):
             if name.startswith(prefix):
                 remove_abandoned(name, parent)
 

@@ -76,7 +76,7 @@ def write_whole(
     """
     folder, name = os.path.split(target)
     # What is done to the directory is done to this one, also if it is moved meanwhile.
-    directory = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    directory = open_apart(folder, os.O_PATH | os.O_DIRECTORY)
     try:
         _sweep(directory)
         if not _without_name(directory, name, fill, replace, permissions):
@@ -196,7 +196,7 @@ def _new_name() -> str:
 def _lock(fd: int) -> None:
     # Where there are no such locks, nothing is ever taken for abandoned.
     with contextlib.suppress(OSError):
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        owned.flock(fd, fcntl.LOCK_EX)
 
 
 def _sweep(directory: int) -> None:
@@ -207,14 +207,10 @@ def _sweep(directory: int) -> None:
         return
     _swept.add(identity)
     with contextlib.suppress(OSError):
-        listing = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
-        try:
-            with os.scandir(listing) as entries:
-                for name in [e.name for e in entries if _ASIDE.fullmatch(e.name)]:
-                    with contextlib.suppress(OSError):
-                        _remove_abandoned(directory, name)
-        finally:
-            os.close(listing)
+        for name in owned.names_in(directory):
+            if _ASIDE.fullmatch(name):
+                with contextlib.suppress(OSError):
+                    _remove_abandoned(directory, name)
 
 
 def _remove_abandoned(directory: int, name: str) -> None:

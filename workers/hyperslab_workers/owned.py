@@ -42,6 +42,7 @@ __all__ = [
     "flock",
     "is_at",
     "keep",
+    "names_in",
     "open_own",
     "read_own",
     "unowned",
@@ -112,6 +113,15 @@ def read_own(path: str, dir_fd: int | None = None) -> bytes:
     finally:
         os.close(fd)
     return bytes(data)
+
+
+def names_in(directory: int) -> list[str]:
+    """What an open directory holds, also one that was opened as a path alone."""
+    listing = open_apart(".", DIRECTORY_FLAGS, dir_fd=directory)
+    try:
+        return os.listdir(listing)
+    finally:
+        os.close(listing)
 
 
 def flock(fd: int, kind: int) -> bool:

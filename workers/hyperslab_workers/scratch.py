@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable
 
 from hyperslab_workers import owned
-from hyperslab_workers.descriptors import open_apart
+from hyperslab_workers.fresh_file import write_in_place
 
 __all__ = ["OWNER", "SESSIONS", "list_sessions", "listed_sessions", "remove_abandoned"]
 
@@ -24,15 +24,9 @@ SESSIONS = "sessions"
 
 def list_sessions(directory: int, paths: Iterable[str]) -> None:
     """Write into an open scratch directory which ones there are: a worker knows of one only."""
-    fresh = f"{SESSIONS}.new"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
-    fd = open_apart(fresh, flags, 0o600, dir_fd=directory)
-    try:
-        # What separates them is in no path: a line break may be.
-        os.write(fd, b"\0".join(os.fsencode(path) for path in paths))
-    finally:
-        os.close(fd)
-    os.rename(fresh, SESSIONS, src_dir_fd=directory, dst_dir_fd=directory)
+    # What separates them is in no path: a line break may be.
+    data = b"\0".join(os.fsencode(path) for path in paths)
+    write_in_place(SESSIONS, data, f"{SESSIONS}.{os.urandom(8).hex()}", dir_fd=directory)
 
 
 def listed_sessions(session: str) -> list[str]:

@@ -7,14 +7,13 @@ few hundred bytes, whatever the arrays, the kernel or the number of regions.
 
 from __future__ import annotations
 
-import os
 import pickle
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from hyperslab_workers.access import Access
 from hyperslab_workers.box import Box, Grid
-from hyperslab_workers.fresh_file import write_fresh
+from hyperslab_workers.fresh_file import write_fresh, write_in_place
 from hyperslab_workers.kernel import KernelRef
 from hyperslab_workers.owned import read_own
 
@@ -184,5 +183,4 @@ class Outcome:
 
 def write_aside(value: object, path: str) -> None:
     """Pickle a value into a file that appears whole: what is too large for a pipe."""
-    write_fresh(f"{path}.part", pickle.dumps(value, protocol=5))
-    os.replace(f"{path}.part", path)
+    write_in_place(path, pickle.dumps(value, protocol=5), f"{path}.part")

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import inspect
 import os
 import pickle
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType
 from typing import Any
 
-from hyperslab.compiler import cache
-from hyperslab.compiler.content import Unknown, key_of
 from hyperslab.compiler.exclusion import compiling
 from hyperslab.compiler.kernel import Kernel
 from hyperslab.compiler.overruling import as_stated
 from hyperslab.compiler.signature import EqualShapes, check_types, numba_type, unit_strides
 from hyperslab.errors import KernelError
-from hyperslab_workers.fresh_file import write_fresh
+from hyperslab_workers.fresh_file import write_in_place
 from hyperslab_workers.kernel import (
     FORMAT,
     ArgumentType,
@@ -110,7 +108,12 @@ def compile_kernel(
         with compiling():
             compiled = kernel._compiled.get(key)
             if compiled is None:
-                compiled = _found_or_made(kernel, full, names, defaults, equal_shapes)
+
+                def make() -> CompiledKernel:
+                    with as_stated():
+                        return _compile(kernel, full, names, defaults, equal_shapes)
+
+                compiled = _found_or_made(kernel, full, (defaults, equal_shapes), make)
                 kernel._compiled[key] = compiled
     return compiled
 
@@ -118,30 +121,38 @@ def compile_kernel(
 def _found_or_made(
     kernel: Kernel,
     types: tuple[ArgumentType, ...],
-    names: tuple[str, ...],
-    defaults: tuple[Any, ...],
-    equal_shapes: EqualShapes,
+    others: tuple[object, ...],
+    make: Callable[[], CompiledKernel],
 ) -> CompiledKernel:
     """Machine code from the cache on disk, or else compiled and kept there."""
+    # Not before a kernel is needed: who only opens arrays does without.
+    from hyperslab.compiler import cache
+    from hyperslab.compiler.content import Unknown, key_of
+
     start = time.perf_counter()
-    key = None
-    # OSError: the system tells nothing of the processor, or of a package's files.
-    with contextlib.suppress(Unknown, OSError):
-        key, kernel._uses = key_of(kernel, types, defaults, equal_shapes)
-    if key is not None and (entry := cache.find(key)) is not None:
-        return CompiledKernel(
-            name=kernel.name,
-            digest=hashlib.sha256(entry.payload).hexdigest(),
-            payload=entry.payload,
-            types=types,
-            route=entry.route,
-            seconds=time.perf_counter() - start,
-        )
-    with as_stated():
-        compiled = _compile(kernel, types, names, defaults, equal_shapes)
-    if key is not None:
-        cache.keep(key, cache.Entry(compiled.route, compiled.payload))
+    try:
+        key, kernel._uses = key_of(kernel, types, *others)
+    except (Unknown, OSError):  # The system tells nothing of the processor, or of packages' files.
+        return make()
+    entry = cache.find(key)
+    if entry is not None:
+        return _made(kernel, types, entry.route, entry.payload, start)
+    compiled = make()
+    cache.keep(key, cache.Entry(compiled.route, compiled.payload))
     return compiled
+
+
+def _made(
+    kernel: Kernel, types: tuple[ArgumentType, ...], route: Route, payload: bytes, start: float
+) -> CompiledKernel:
+    return CompiledKernel(
+        name=kernel.name,
+        digest=hashlib.sha256(payload).hexdigest(),
+        payload=payload,
+        types=types,
+        route=route,
+        seconds=time.perf_counter() - start,
+    )
 
 
 def _defaults(kernel: Kernel, given: int) -> tuple[Any, ...]:
@@ -273,15 +284,7 @@ def _compile(
             for data, (*what, function) in machine.raises.items()
         }
     content["undefined"] = machine.undefined
-    payload = pickle.dumps(content, protocol=5)
-    return CompiledKernel(
-        name=kernel.name,
-        digest=hashlib.sha256(payload).hexdigest(),
-        payload=payload,
-        types=types,
-        route=route,
-        seconds=time.perf_counter() - start,
-    )
+    return _made(kernel, types, route, pickle.dumps(content, protocol=5), start)
 
 
 def _check_result(kernel: Kernel, result: Any) -> None:
@@ -330,11 +333,6 @@ def publish(compiled: CompiledKernel, directory: str | os.PathLike[str]) -> Kern
     target = Path(directory).absolute() / f"{stem}-{compiled.digest[:32]}.kernel"
     if not target.exists():
         temporary = target.with_suffix(f".{os.getpid()}.{time.monotonic_ns()}.tmp")
-        try:
-            # For this user alone, whatever the umask: what others could write is not loaded.
-            write_fresh(str(temporary), compiled.payload)
-            os.replace(temporary, target)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        # For this user alone, whatever the umask: what others could write is not loaded.
+        write_in_place(str(target), compiled.payload, str(temporary))
     return KernelRef(str(target), compiled.digest, compiled.name)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from hyperslab_workers import host, owned
-from hyperslab_workers.descriptors import open_apart
+from hyperslab_workers.fresh_file import write_in_place
 
 __all__ = ["Entry", "clear", "directory", "find", "keep", "usage"]
 
@@ -89,7 +89,8 @@ def keep(key: str, entry: Entry) -> None:
         if inside is None:
             return
         try:
-            _write(inside, key, entry)
+            data = _head(key, entry.route, entry.payload) + entry.payload
+            write_in_place(key, data, f"{_TEMPORARY}{os.urandom(8).hex()}", dir_fd=inside)
             _bound(inside, LARGEST)
         finally:
             os.close(inside)
@@ -155,23 +156,6 @@ def _head(key: str, route: str, payload: bytes) -> bytes:
     letter = next(letter for letter, name in _ROUTES.items() if name == route)
     own = bytes.fromhex(key)
     return _MAGIC + letter + own + hashlib.sha256(own + letter + payload).digest()
-
-
-def _write(inside: int, key: str, entry: Entry) -> None:
-    aside = f"{_TEMPORARY}{os.urandom(8).hex()}"
-    fd = open_apart(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=inside)
-    try:
-        try:
-            rest = memoryview(_head(key, entry.route, entry.payload) + entry.payload)
-            while rest:
-                rest = rest[os.write(fd, rest) :]
-        finally:
-            os.close(fd)
-        os.rename(aside, key, src_dir_fd=inside, dst_dir_fd=inside)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(aside, dir_fd=inside)
-        raise
 
 
 def _bound(inside: int, largest: int) -> None:

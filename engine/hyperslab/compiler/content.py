@@ -29,10 +29,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from hyperslab.compiler.kernel import Kernel
+from hyperslab.compiler.kernel import Kernel, is_jitted
 from hyperslab_workers.kernel import FORMAT
 
-__all__ = ["Unknown", "Use", "key_of"]
+__all__ = ["Unknown", "Use", "key_of", "names_of"]
 
 _FORMAT: Final = b"hyperslab kernel 1"
 
@@ -135,7 +135,7 @@ class _Content:
         self.value(function.__defaults__)
         if function.__kwdefaults__:
             raise Unknown("keyword-only parameters")
-        names = _names(code)
+        names = names_of(code)
         for name in sorted(names & function.__globals__.keys()):
             self.feed("global", name)
             value = function.__globals__[name]
@@ -193,9 +193,7 @@ class _Content:
             self._module(value, names)
         elif isinstance(value, Kernel):
             self.function(value.function, value.options)
-        elif isinstance(getattr(value, "py_func", None), FunctionType) and hasattr(
-            value, "targetoptions"
-        ):
+        elif is_jitted(value):
             if type(value).__module__ != "numba.core.registry":
                 raise Unknown(f"a {kind.__name__}")
             self.function(value.py_func, value.targetoptions)
@@ -215,12 +213,12 @@ class _Content:
             self.value(vars(module)[name], names)
 
 
-def _names(code: CodeType) -> set[str]:
+def names_of(code: CodeType) -> set[str]:
     """Names that a code object, and those inside it, look up: of globals and of attributes."""
     names = set(code.co_names)
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            names |= _names(constant)
+            names |= names_of(constant)
     return names
 
 

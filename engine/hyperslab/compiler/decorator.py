@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, Final, overload
 
 from hyperslab.compiler.build import compile_kernel
-from hyperslab.compiler.kernel import Kernel
+from hyperslab.compiler.kernel import Kernel, is_jitted
 from hyperslab.errors import KernelError
 
 __all__ = ["kernel"]
@@ -98,8 +98,7 @@ def _make(function: Any, options: dict[str, Any]) -> Kernel:
             f"{function.name} is a kernel already: decorate it once", kernel=function.name
         )
     merged = dict(_DEFAULTS)
-    # A Numba dispatcher, known without importing Numba.
-    if hasattr(function, "py_func") and hasattr(function, "targetoptions"):
+    if is_jitted(function):
         stated = {k: v for k, v in function.targetoptions.items() if v is not None}
         # What njit was told, and what its silence means, is what its user has tested.
         merged["error_model"] = "python"

@@ -28,6 +28,11 @@ from hyperslab_workers.legible import legible
 __all__ = ["Kernel"]
 
 
+def is_jitted(value: Any) -> bool:
+    """Whether it is a Numba dispatcher, known without importing Numba."""
+    return hasattr(value, "py_func") and hasattr(value, "targetoptions")
+
+
 class _Use(Protocol):
     """A variable that is a constant in the machine code."""
 

@@ -15,12 +15,13 @@ from __future__ import annotations
 import hashlib
 import marshal
 from collections.abc import Callable
-from types import CellType, CodeType, FunctionType
+from types import CellType, FunctionType
 from typing import Any, Final
 
 import numpy as np
 
-from hyperslab.compiler.kernel import Kernel
+from hyperslab.compiler.content import names_of
+from hyperslab.compiler.kernel import Kernel, is_jitted
 from hyperslab.errors import KernelError
 
 __all__ = ["MAX_CONSTANT_BYTES", "Snapshot"]
@@ -76,7 +77,7 @@ class Snapshot:
         # Known before its scope is filled: a helper may refer to itself.
         if register is not None:
             register(copied)
-        for name in sorted(_global_names(code) & function.__globals__.keys()):
+        for name in sorted(names_of(code) & function.__globals__.keys()):
             scope[name] = self._constant(name, function.__globals__[name])
         for name, cell, old in zip(
             code.co_freevars, cells, function.__closure__ or (), strict=True
@@ -107,7 +108,7 @@ class Snapshot:
         options: dict[str, Any]
         if isinstance(value, Kernel):
             function, options = value.function, dict(value.options)
-        elif hasattr(value, "py_func") and hasattr(value, "targetoptions"):
+        elif is_jitted(value):
             function, options = value.py_func, dict(value.targetoptions)
         else:
             if isinstance(value, (int, float, complex, str, bytes, tuple, np.generic)):
@@ -120,12 +121,3 @@ class Snapshot:
 
             self._copy(function, register)
         return self._helpers[id(value)]
-
-
-def _global_names(code: CodeType) -> set[str]:
-    """The names a code object and the functions inside it look up."""
-    names = set(code.co_names)
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            names |= _global_names(constant)
-    return names
