@@ -121,7 +121,7 @@ def test_an_answer_a_kernel_error_and_ctrl_c(start, place, executor, again):
     _, _, err = program.end(20)
     assert time.monotonic() - began < 30
     _, *three = answers(program)
-    assert all(map(str.startswith, three, wanted)), three
+    assert all(map(str.startswith, three, wanted)), "\n".join(three)
     assert not [words for words in COMPLAINTS if words in err], err
     shutil.rmtree(program.scratch / "dask-scratch-space", ignore_errors=True)  # dask's own.
     program.assert_nothing_left(5.0)
