@@ -35,6 +35,8 @@ _LOCKS = _ROOT / "locks"
 os.environ["HYPERSLAB_LOCK_DIR"] = str(_LOCKS)
 # Most tests are about compiling: what an earlier run of theirs has compiled would hide that.
 os.environ["HYPERSLAB_CACHE_DIR"] = "0"
+# Most are about workers; those about threads of the program say so.
+os.environ["HYPERSLAB_EXECUTOR"] = "loky"
 
 # Under nohup, or in a shell's background, programs that the tests start would inherit that they do
 # not hear what the tests send them.

@@ -101,7 +101,8 @@ class ScriptedPool:
 
     def __init__(self, directory: Path, script: Script, workers: int = 2) -> None:
         self.workers = workers
-        self.capabilities = Capabilities(in_order=True, restartable=True, loses="one")
+        self.capabilities = Capabilities(in_order=True, restartable=True, loses="one", ends=True)
+        self.route = "processes"
         self.directory = str(directory)
         self.lock_roots: set[str | None] = set()
         self.script = script

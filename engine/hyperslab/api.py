@@ -9,8 +9,7 @@ import sys
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hyperslab import settings as configuration
 from hyperslab.compiler import Kernel
@@ -23,13 +22,17 @@ from hyperslab.pools import Pool, make_pool
 from hyperslab.running.prepare import Prepared, prepare
 from hyperslab.running.progress import make_progress
 from hyperslab.running.report import Report
+from hyperslab.running.routing import PATIENCE, cost, is_short
 from hyperslab.running.run import drive, interrupted
-from hyperslab.session import session_directory
+from hyperslab.session import scratch_root, session_directory
 from hyperslab.settings import Progress, Release, Settings
 from hyperslab.underway import under_way
 from hyperslab_workers import forks
 from hyperslab_workers.host import REFUSALS, refused
 from hyperslab_workers.mapping import sparing
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 __all__ = ["Engine", "default_engine", "plan", "run"]
 
@@ -45,10 +48,12 @@ class Engine:
     memory : int or str, optional
         Budget for the private memory of all workers together, as ``"16GB"``; default
         ``HYPERSLAB_MEMORY``, else what the system and the control group have free.
-    executor : {"loky", "serial"} or concurrent.futures.Executor, optional
-        Who runs the tasks: processes of the engine's own, this process (for debugging), or an
-        executor of yours, which stays yours to close. Default ``HYPERSLAB_EXECUTOR``, else
-        "loky".
+    executor : {"auto", "loky", "serial"} or concurrent.futures.Executor, optional
+        Who runs the tasks: processes of the engine's own ("loky"), this process (for debugging),
+        or an executor of yours, which stays yours to close. "auto" is "loky", except that short
+        jobs run in threads of this process for as long as no worker has been started: see
+        ``report.route``. Default ``HYPERSLAB_EXECUTOR``, else "loky" where `workers` is given,
+        else "auto".
     scratch : path, optional
         Directory for scratch files; default ``HYPERSLAB_SCRATCH``, else the system's
         temporary directory.
@@ -109,6 +114,8 @@ class Engine:
             release=release,
         )
         self._pool: Pool | None = None
+        self._threads: Pool | None = None
+        self._left_to_threads = 0
         self._prepared: weakref.WeakKeyDictionary[Plan, Prepared] = weakref.WeakKeyDictionary()
         self._recall = Recall()
         self._lock = forks.lock()
@@ -123,7 +130,10 @@ class Engine:
         return self._settings
 
     def start(self) -> None:
-        """Start the workers now, so that the first job does not wait for them."""
+        """Start the workers now, so that the first job does not wait for them.
+
+        From here on short jobs run in them as well.
+        """
         self._ready_pool().start()
 
     def run(
@@ -189,7 +199,6 @@ class Engine:
                     self.close()
 
     def _drive(self, plan: Plan, progress: Progress | None, started: float) -> Report:
-        pool = self._ready_pool()
         display = make_progress(
             self._settings.progress if progress is None else progress,
             plan.kernel.name,
@@ -197,52 +206,60 @@ class Engine:
             plan.bytes_read + plan.bytes_written,
         )
         try:
-            prepared = self._take_prepared(plan, pool)
-            report = drive(plan, prepared, pool, display, started)
+            prepared = self._take_prepared(plan)
+            report = drive(plan, prepared, display, started)
         except HyperslabError:  # A LockTimeout is an OSError, too.
             raise
         except REFUSALS as error:
-            what = f"kernel {plan.kernel.name} cannot be run with scratch in {pool.directory!r}"
+            scratch = str(scratch_root(self._settings.scratch))
+            what = f"kernel {plan.kernel.name} cannot be run with scratch in {scratch!r}"
             raise refused(what, error) from error
         finally:
             display.close()
         with self._lock:
-            if not self._closed and self._pool is pool:
+            if not self._closed and not prepared.pool.closed:
                 self._prepared[plan] = prepared
         return report
 
-    def _take_prepared(self, plan: Plan, pool: Pool) -> Prepared:
+    def _take_prepared(self, plan: Plan) -> Prepared:
         """What the plan has been prepared to, for this run alone.
 
         Another thread that runs the same plan at the same time prepares it anew: two runs would
         leave their contributions in one place. So does the run after one that failed.
         """
+        here = self._threads_for(plan)
+        if here is None:
+            self._ready_pool()
         with self._lock:
             prepared = self._prepared.pop(plan, None)
-        if prepared is not None:
+        if prepared is not None and prepared.pool in (here, self._pool):
             return prepared
+        session = session_directory(self._settings.scratch)
         try:
-            return prepare(plan, pool, session_directory(self._settings.scratch))
+            return prepare(plan, session, self._ready_pool, here)
         except KeyboardInterrupt:
             raise interrupted(plan, "before its first region; no file was changed") from None
 
+    def _threads_for(self, plan: Plan) -> Pool | None:
+        """Threads of this process, where the plan is short and there are no workers yet."""
+        with self._lock:
+            self._check_usable()
+            if self._settings.executor != "auto" or self._pool is not None or not is_short(plan):
+                return None
+            self._left_to_threads += cost(plan)
+            if self._left_to_threads > PATIENCE:
+                self._ready_pool().start()  # In the background, for the jobs after this one.
+            if self._threads is None:
+                from hyperslab.pools.threads import ThreadPool
+
+                session = session_directory(self._settings.scratch)
+                self._threads = ThreadPool(self._settings.workers, session)
+                weakref.finalize(self, _close_pool, self._threads, os.getpid())
+            return self._threads
+
     def _ready_pool(self) -> Pool:
         with self._lock:
-            if self._closed:
-                raise HyperslabError("this engine is closed: make a new hs.Engine")
-            if self._pid != os.getpid():
-                # A forked child has none of its parent's threads or workers.
-                if not isinstance(self._settings.executor, str):
-                    raise HyperslabError(
-                        f"this engine's executor is that of process {self._pid}, of which this is a"
-                        " copy without its threads and workers: make an executor and an engine here"
-                    )
-                self._pool, self._pid = None, os.getpid()
-                self._prepared.clear()
-            if self._pool is not None and self._pool.closed:
-                # A child of multiprocessing ends its pools before it waits for its threads.
-                self._pool = None
-                self._prepared.clear()
+            self._check_usable()
             if self._pool is None:
                 session = session_directory(self._settings.scratch)
                 self._pool = make_pool(self._settings.executor, self._settings.workers, session)
@@ -250,16 +267,35 @@ class Engine:
                 weakref.finalize(self, _close_pool, self._pool, os.getpid())
             return self._pool
 
+    def _check_usable(self) -> None:
+        """Refuse a closed engine, and forget pools that have ended. Under the lock."""
+        if self._closed:
+            raise HyperslabError("this engine is closed: make a new hs.Engine")
+        if self._pid != os.getpid():
+            # A forked child has none of its parent's threads or workers.
+            if not isinstance(self._settings.executor, str):
+                raise HyperslabError(
+                    f"this engine's executor is that of process {self._pid}, of which this is a"
+                    " copy without its threads and workers: make an executor and an engine here"
+                )
+            self._pool, self._threads, self._pid = None, None, os.getpid()
+            self._prepared.clear()
+        if self._pool is not None and self._pool.closed:
+            # A child of multiprocessing ends its pools before it waits for its threads.
+            self._pool = None
+            self._prepared.clear()
+
     def close(self) -> None:
         """Stop the workers. The engine cannot be used afterwards; closing twice is fine."""
         with self._lock:
             self._closed = True
             if self._pid != os.getpid():
                 return
-            pool, self._pool = self._pool, None
+            pools = [pool for pool in (self._threads, self._pool) if pool is not None]
+            self._threads = self._pool = None
             self._prepared.clear()
             self._recall.clear()
-        if pool is not None:
+        for pool in pools:
             _close_pool(pool, os.getpid())
 
     def __enter__(self) -> Engine:

@@ -32,7 +32,7 @@ from hyperslab_workers.host import absolute, remedy, since_start, temporary_dire
 from hyperslab_workers.mapping import sparing
 from hyperslab_workers.scratch import OWNER, list_sessions, remove_abandoned
 
-__all__ = ["session_directory"]
+__all__ = ["scratch_root", "session_directory"]
 
 _PREFIX = "hyperslab-session-"
 _SETTINGS = "scratch= or HYPERSLAB_SCRATCH"

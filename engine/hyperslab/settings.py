@@ -9,13 +9,16 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Mapping
-from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+from hyperslab import processors
 from hyperslab.errors import PlanError
 from hyperslab.units import parse_bytes
 from hyperslab_workers import host
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 __all__ = ["Progress", "Release", "Settings", "checked_progress", "resolve"]
 
@@ -34,7 +37,7 @@ class Settings:
     """Budget in bytes for all processes of a job together; None: what the system allows."""
 
     executor: str | Executor
-    """``"loky"``, ``"serial"``, or an executor of the caller's."""
+    """``"auto"``, ``"loky"``, ``"serial"``, or an executor of the caller's."""
 
     scratch: str | None
     """Directory for scratch files; None: the system's temporary directory."""
@@ -77,24 +80,26 @@ def resolve(
     PlanError
         A value that makes no sense, named with where it came from.
     """
+    # Who says how many workers there are to be wants workers, and not threads of this process.
+    usual = "auto" if workers is None else "loky"
     if workers is not None:
         workers = _checked_workers(workers, "workers")
     elif text := environ.get("HYPERSLAB_WORKERS"):
         workers = _checked_workers(text, "HYPERSLAB_WORKERS")
     else:
         # An executor of the user's says itself how many it has.
-        workers = int(getattr(executor, "_max_workers", None) or 0) or _cpu_count()
+        workers = int(getattr(executor, "_max_workers", None) or 0) or processors.usable()
 
     if memory is None and (text := environ.get("HYPERSLAB_MEMORY")):
         memory = parse_bytes(text, "HYPERSLAB_MEMORY")
     source = "executor"
     if executor is None:
-        source, executor = "HYPERSLAB_EXECUTOR", environ.get("HYPERSLAB_EXECUTOR") or "loky"
+        source, executor = "HYPERSLAB_EXECUTOR", environ.get("HYPERSLAB_EXECUTOR") or usual
     if isinstance(executor, str):
-        if executor not in ("loky", "serial"):
+        if executor not in ("auto", "loky", "serial"):
             raise PlanError(
-                f'{source}={executor!r} is not known; give "loky", "serial" (in this process, '
-                "for debugging), or a concurrent.futures.Executor"
+                f'{source}={executor!r} is not known; give "auto", "loky", "serial" (in this '
+                "process, for debugging), or a concurrent.futures.Executor"
             )
     elif not callable(getattr(executor, "submit", None)):
         raise PlanError(
@@ -179,11 +184,3 @@ def _checked_path(value: str | os.PathLike[str] | None, name: str) -> str | None
 
 def _of_variable(path: str | None) -> str | None:
     return host.since_start(path) if path else None
-
-
-def _cpu_count() -> int:
-    # loky's count honours affinity masks and cgroup quotas; os.cpu_count does neither.
-    # Imported here because it costs 70 ms that a program which only opens files need not pay.
-    import loky
-
-    return int(loky.cpu_count())

@@ -11,9 +11,9 @@ Jobs in daemon threads are not waited for, by Python's own rule: they stop where
 
 from __future__ import annotations
 
-import concurrent.futures.thread  # noqa: F401  What is registered there comes after this.
 import contextlib
 import signal
+import sys
 import threading
 import time
 import weakref
@@ -43,6 +43,7 @@ _threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 
 _stops: list[Callable[[], object]] = []
 _called_off = False
+_before_executors = False
 
 
 @contextlib.contextmanager
@@ -61,6 +62,11 @@ def under_way() -> Iterator[None]:
                 threading.Event().wait()
             raise
         return
+    global _before_executors
+    if not _before_executors and "concurrent.futures.thread" in sys.modules:
+        # What ends the program's executors has been registered by now.
+        _before_executors = True
+        wait_before_what_was_registered()
     job = object()
     _threads.add(thread)
     _jobs.add(job)

@@ -339,6 +339,7 @@ def test_python_that_does_not_know_its_own_program(monkeypatch):
 def test_a_temporary_directory_that_cannot_be_looked_for(monkeypatch):
     """Python takes a limit on open files for directories that cannot be written to."""
     monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setenv("TMPDIR", "of/no/use")
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) - 1, before[1]))
     taken = []

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
-import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,7 +17,7 @@ GB = 10**9
 
 @pytest.fixture(autouse=True)
 def plenty_of_ram(monkeypatch):
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=500 * GB))
+    monkeypatch.setattr(memory, "_of_system", lambda what: 500 * GB)
 
 
 def write(root: Path, files: dict[str, object]) -> Path:

@@ -97,7 +97,7 @@ def test_true_speaks_at_once_and_divides_by_no_zero(clock, lines):
 
 def test_without_logging_set_up_the_lines_go_to_stderr(clock, monkeypatch):
     log = logging.Logger("alone")
-    monkeypatch.setattr(progress, "_log", log)
+    monkeypatch.setattr(progress, "_logger", lambda: log)
     stream = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stream)
     run(make_progress(True, "k", 4, 8), clock, [(0, 0), (11, 2)])
@@ -109,7 +109,7 @@ def test_logging_that_was_set_up_decides(clock, monkeypatch):
     log = logging.Logger("alone", logging.WARNING)
     stream = io.StringIO()
     log.addHandler(logging.StreamHandler(stream))
-    monkeypatch.setattr(progress, "_log", log)
+    monkeypatch.setattr(progress, "_logger", lambda: log)
     run(make_progress(True, "k", 4, 8), clock, [(0, 0), (11, 2)])
     assert stream.getvalue() == ""
     assert len(log.handlers) == 1

@@ -127,7 +127,7 @@ class Scene:
         pool = ScriptedPool(places, script)
         compute.script = script
         try:
-            drive(self.plan, prepare(self.plan, pool, places), pool, _SILENT, 0.0)
+            drive(self.plan, prepare(self.plan, places, lambda: pool), _SILENT, 0.0)
         except hs.WorkerLost as error:
             return script, error
         finally:
@@ -339,7 +339,7 @@ def _both(scenes: list[Scene], directory: Path, *deaths: int):
     def run(number: int) -> None:
         scene = scenes[number]
         try:
-            drive(scene.plan, prepare(scene.plan, pool, places), pool, _SILENT, 0.0)
+            drive(scene.plan, prepare(scene.plan, places, lambda: pool), _SILENT, 0.0)
         except hs.HyperslabError as error:
             errors[number] = error
 
@@ -359,7 +359,8 @@ def test_what_was_written_when_the_run_was_called_off_is_done_and_not_in_doubt(
     engine, tmp_path, monkeypatch
 ):
     scene = Scene(engine, tmp_path, lambda s: (hs.update(s.a),))
-    path = prepare(scene.plan, ScriptedPool(tmp_path, Script()), tmp_path).line.path
+    pool = ScriptedPool(tmp_path, Script())
+    path = prepare(scene.plan, tmp_path, lambda: pool).line.path
     board, write = Board.create(str(tmp_path / "board"), 1), mapping.write_back
 
     def write_and_call_off(*arguments) -> None:

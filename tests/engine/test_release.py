@@ -15,10 +15,8 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
-import psutil
 import pytest
 from planning import array, plan
 
@@ -36,11 +34,7 @@ PROGRAM = Path(__file__).parents[1] / "programs" / "small_group.py"
 @pytest.fixture
 def rooted(tmp_path, monkeypatch):
     """A machine of 500 GB where the control group allows 400 MB."""
-    monkeypatch.setattr(
-        psutil,
-        "virtual_memory",
-        lambda: SimpleNamespace(available=500_000 * MB, total=500_000 * MB),
-    )
+    monkeypatch.setattr(memory, "_of_system", lambda what: 500_000 * MB)
     memory._groups.cache_clear()
     (tmp_path / "proc/self").mkdir(parents=True)
     (tmp_path / "proc/self/cgroup").write_text("0::/job\n")

@@ -59,7 +59,7 @@ def test_machines_get_every_figure_as_json():
     }  # fmt: skip
     assert set(figures) == {
         "kernel", "seconds", "compile_seconds", "regions", "tasks", "bytes_read",
-        "bytes_written", "retries", "workers", "timeline", "throughput",
+        "bytes_written", "retries", "workers", "route", "timeline", "throughput",
     }  # fmt: skip
 
 

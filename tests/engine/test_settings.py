@@ -23,7 +23,7 @@ def test_defaults():
     assert settings == dataclasses.replace(
         settings,
         memory=None,
-        executor="loky",
+        executor="auto",
         scratch=None,
         lock_dir=None,
         lock_timeout=None,

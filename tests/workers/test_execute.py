@@ -225,7 +225,7 @@ def test_an_exception_in_the_kernel_comes_back_as_plain_data(bench):
     assert failure.message == "a one"
     assert "test_execute.py" in failure.traceback and "refuse_ones" in failure.traceback
     assert (failure.reached, failure.torn) == (3, False)
-    assert all(type(value) in (str, int, bool) for value in dataclasses.astuple(failure))
+    assert all(type(value) in (str, int, bool) for value in failure)
     assert not bench.result()[3:].any()
     assert (bench.board.rows[0].mark().state, bench.board.rows[0].mark().region) == (FAILED, 3)
 

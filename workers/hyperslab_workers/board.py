@@ -16,7 +16,7 @@ from __future__ import annotations
 import mmap
 import os
 import sys
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from hyperslab_workers.descriptors import open_apart
 from hyperslab_workers.fresh_file import write_fresh
@@ -51,8 +51,7 @@ _TICKET, _POSITION, _DONE, _PID, _COUNT = 0, 1, 2, 3, 4
 _ROW_WORDS = 8 + RING  # Whole cache lines, so that workers do not write to each other's.
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(NamedTuple):
     """What a row said at one moment."""
 
     ticket: int = 0
@@ -182,7 +181,7 @@ class Cell:
 
 
 class Board:
-    """The mapped file, from either side."""
+    """The mapped file, from either side; or memory of this process, where only it looks."""
 
     def __init__(self, path: str) -> None:
         fd = open_apart(path, os.O_RDWR)
@@ -191,8 +190,11 @@ class Board:
         finally:
             os.close(fd)
         self.path = path
+        self._divide(memoryview(shared))
+
+    def _divide(self, memory: memoryview) -> None:
         # A memoryview of 64-bit words: a store or a load takes half the time of NumPy's.
-        self._words = memoryview(shared).cast("q")
+        self._words = memory.cast("q")
         cells = self._words[_CELLS]
         first = _HEADER_WORDS + cells * _CELL_WORDS
         self.cells = tuple(
@@ -218,6 +220,18 @@ class Board:
     @classmethod
     def create(cls, path: str, rows: int, cells: int = 1) -> Board:
         """A new board with every row idle."""
-        words = _HEADER_WORDS + cells * _CELL_WORDS + rows * _ROW_WORDS
-        write_fresh(path, cells.to_bytes(8, sys.byteorder) + bytes(8 * (words - 1)))
+        write_fresh(path, _empty(rows, cells))
         return cls(path)
+
+    @classmethod
+    def private(cls, rows: int, cells: int = 1) -> Board:
+        """A board for threads of this process, which no file shows."""
+        board = cls.__new__(cls)
+        board.path = ""
+        board._divide(memoryview(bytearray(_empty(rows, cells))))
+        return board
+
+
+def _empty(rows: int, cells: int) -> bytes:
+    words = _HEADER_WORDS + cells * _CELL_WORDS + rows * _ROW_WORDS
+    return cells.to_bytes(8, sys.byteorder) + bytes(8 * (words - 1))

@@ -13,7 +13,6 @@ because an exception that cannot be pickled takes a whole pool down with it.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import threading
 import time
@@ -22,7 +21,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from hyperslab_workers import mapping
+from hyperslab_workers import floating_point, mapping
 from hyperslab_workers.arena import KEPT_IDLE, Arena
 from hyperslab_workers.bindings import Binding, bind
 from hyperslab_workers.board import TORN, Board, Cell, Row
@@ -57,7 +56,8 @@ def execute(task: Task, board: str, row: int, ticket: int) -> Outcome:
     at a time, so each thread keeps its own bindings and buffers.
     """
     known = _kept("boards", _KEPT_BOARDS, board, lambda: Board(board))
-    outcome = perform(task, known.rows[row], known.cells[0], ticket)
+    with floating_point.defaults():
+        outcome = perform(task, known.rows[row], known.cells[0], ticket)
     # Nobody tells a thread of a foreign pool when there is nothing more to do.
     idle()
     return outcome
@@ -80,7 +80,7 @@ def perform(task: Task, row: Row, cell: Cell, ticket: int) -> Outcome:
     if failure is not None:
         row.fail()
         mark = row.mark()
-        failure = dataclasses.replace(failure, reached=mark.region, torn=mark.state == TORN)
+        failure = failure._replace(reached=mark.region, torn=mark.state == TORN)
     return Outcome(started, time.monotonic() - started, os.getpid(), failure)
 
 

@@ -13,9 +13,8 @@ calls ``os._exit()``. For what these leave on disk a helper waits that outlives 
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
-import subprocess
+import sys
 import threading
 from collections.abc import Callable
 
@@ -48,12 +47,18 @@ def before_child_ends(call: Callable[[], object], *, processes: bool = False) ->
         have ended.
     """
     promise = (os.getpid(), call)
-    if multiprocessing.parent_process() is None or promise in _promised:
+    if not _is_child() or promise in _promised:
         return
     _promised.add(promise)
     from multiprocessing import util
 
     util.Finalize(None, call, exitpriority=100 if processes else -100)
+
+
+def _is_child() -> bool:
+    """Whether this is a child of multiprocessing, which is imported in every one of them."""
+    process = sys.modules.get("multiprocessing.process")
+    return process is not None and process.parent_process() is not None
 
 
 def threads_remain() -> bool:
@@ -70,7 +75,7 @@ def note_exit() -> None:
 
 def is_sure() -> bool:
     """Whether this process will say farewell, unless somebody kills it."""
-    return multiprocessing.parent_process() is None and not forks.is_forked() and not _exited
+    return not _is_child() and not forks.is_forked() and not _exited
 
 
 def remove_after_end(directory: str) -> int | None:
@@ -90,6 +95,8 @@ def remove_after_end(directory: str) -> int | None:
     # A shell and not a Python, which takes twenty times as long to start. Rejected: the resource
     # tracker of multiprocessing, which complains on the terminal about what it removes; and a
     # handler for SIGTERM, which a kernel that runs would delay for as long as it takes.
+    import subprocess
+
     with contextlib.suppress(OSError):
         reader, writer = os.pipe()
         try:

@@ -27,7 +27,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import shutil
 import stat
 from collections.abc import Iterator
 
@@ -213,6 +212,8 @@ def clear(directory: int, mark: str) -> None:
         try:
             os.unlink(name, dir_fd=directory)
         except IsADirectoryError:
+            import shutil
+
             shutil.rmtree(name, ignore_errors=True, dir_fd=directory)
         except OSError:
             continue

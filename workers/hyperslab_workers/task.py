@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pickle
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from hyperslab_workers.access import Access
 from hyperslab_workers.box import Box, Grid
@@ -138,8 +138,7 @@ class Task:
     """For each region the box of every argument that has a footprint, in argument order."""
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(NamedTuple):
     """Why a task did not finish, as plain data: no exception object crosses processes."""
 
     kind: str
@@ -164,8 +163,7 @@ class Failure:
     """Whether it was just changing a file for that region."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What became of a task."""
 
     started: float

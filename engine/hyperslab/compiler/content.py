@@ -18,7 +18,6 @@ import functools
 import hashlib
 import importlib.util
 import os
-import platform
 import re
 import struct
 import sys
@@ -31,6 +30,7 @@ import numpy as np
 
 from hyperslab.compiler.kernel import Kernel, is_jitted
 from hyperslab_workers.kernel import FORMAT
+from hyperslab_workers.kernel.processor import described
 
 __all__ = ["Unknown", "Use", "key_of", "names_of"]
 
@@ -260,7 +260,7 @@ def _named(value: Any) -> str:
 def _surroundings() -> tuple[str, ...]:
     """Processor and versions."""
     return (
-        *(platform.python_version(), sys.implementation.cache_tag or "", platform.machine()),
+        *(sys.version, sys.implementation.cache_tag or "", os.uname().machine),
         *(_processor(), f"format {FORMAT}"),
         *(f"{name} {_version(name)}" for name in ("numpy", "numba", "llvmlite", "hyperslab")),
         _own_code(),
@@ -268,11 +268,8 @@ def _surroundings() -> tuple[str, ...]:
 
 
 def _processor() -> str:
-    """What the system says of the first processor: model and features."""
-    with open("/proc/cpuinfo", "rb") as file:
-        first = file.read(1 << 16).partition(b"\n\n")[0].decode("latin-1")
-    wanted = ("vendor_id", "cpu family", "model", "stepping", "flags", "Features", "CPU ")
-    lines = [line for line in first.splitlines() if line.startswith(wanted)]
+    """What the system says of the processor: model and features."""
+    lines = described()
     if not lines:
         raise Unknown("the processor")
     return "\n".join(lines)

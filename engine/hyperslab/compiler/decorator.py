@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable
 from types import MappingProxyType
@@ -112,6 +111,8 @@ def _make(function: Any, options: dict[str, Any]) -> Kernel:
 def _check_options(options: dict[str, Any]) -> None:
     for name, value in options.items():
         if name not in _DEFAULTS:
+            import difflib
+
             near = difflib.get_close_matches(name, _DEFAULTS, n=1)
             hint = f"did you mean {near[0]}?" if near else f"the options are {', '.join(_DEFAULTS)}"
             if name in ("parallel", "nogil", "nopython", "cache"):

@@ -120,7 +120,7 @@ class EngineSpec(Model):
 
     workers: fields.Count | None = None
     memory: fields.ByteSize | None = None
-    executor: Annotated[str, PlainValidator(one_of("loky", "serial"))] | None = None
+    executor: Annotated[str, PlainValidator(one_of("auto", "loky", "serial"))] | None = None
     scratch: fields.FilePathText | None = None
     lock_dir: fields.FilePathText | None = None
     lock_timeout: fields.Seconds | None = None

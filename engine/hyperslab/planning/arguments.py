@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from hyperslab.arrays import Array
+from hyperslab.arrays.opening import is_masked
 from hyperslab.arrays.surroundings import grown
 from hyperslab.compiler import Kernel, check_dtype
 from hyperslab.errors import KernelError, PlanError
@@ -142,7 +143,7 @@ def _sendable(name: str, value: Any) -> Any:
                 f"argument {name} is a numpy.memmap, which would be copied to every worker; "
                 f"open its file with hs.open({str(value.filename)!r}) instead"
             )
-        if isinstance(value, np.ma.MaskedArray):
+        if is_masked(value):
             raise PlanError(
                 f"argument {name} is a masked array, and a kernel would see what lies under the "
                 "mask; give a.filled(value), or data and mask as two arguments"

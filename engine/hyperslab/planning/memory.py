@@ -8,8 +8,8 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from hyperslab import control_groups
 from hyperslab.units import human_bytes
 
 __all__ = ["WORKER_BYTES", "Budget", "budget", "group_limit", "is_memory"]
@@ -20,6 +20,18 @@ WORKER_BYTES = 60 * 10**6
 _SHARE = 0.8
 """Part of the system's free memory a job may plan with; the rest is for the page cache,
 through which all file data moves, and for everybody else."""
+
+
+_NAMES = {
+    1: (
+        *("memory.limit_in_bytes", "memory.usage_in_bytes"),
+        ("total_active_file", "total_inactive_file"),
+    ),
+    2: ("memory.max", "memory.current", ("active_file", "inactive_file")),
+}
+"""By the version of control groups the names of limit and usage, and of the entries of
+``memory.stat`` that make up the page cache. Not "file" and "total_cache": those count tmpfs and
+shared memory too, which cannot be given back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +68,22 @@ def budget(memory: int | None, workers: int, root: Path = Path("/")) -> Budget:
     return Budget(allowed, f"{_SHARE:.0%} of {source}, {human_bytes(free)}, less idle workers")
 
 
-def _memory() -> Any:
-    import psutil  # Only here: it takes 13 ms, and whoever plans nothing does without.
+def _of_system(what: str) -> int:
+    """Bytes of the system's memory, by the kernel's name for them.
 
-    return psutil.virtual_memory()
+    Read here and not by psutil, which takes longer to import than a small job to run.
+    """
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == what:
+            return int(value.split()[0]) * 1024
+    raise OSError(f"/proc/meminfo does not tell {what}")
 
 
 def group_limit(root: Path = Path("/")) -> int | None:
     """Bytes that the control group lets this process have in all; None: all there are."""
     limit = min((limit for limit, _ in _groups(root, int(time.monotonic()))), default=None)
-    return None if limit is None or limit >= _memory().total else limit
+    return None if limit is None or limit >= _of_system("MemTotal") else limit
 
 
 @functools.lru_cache(maxsize=16)
@@ -87,7 +105,7 @@ def _system_free(root: Path, second: int) -> tuple[int, str]:
 
     Reading it takes a millisecond, as long as launching a small job on warm workers.
     """
-    free, source = _memory().available, "free RAM"
+    free, source = _of_system("MemAvailable"), "free RAM"
     group = min((left for _, left in _groups(root, second)), default=None)
     if group is not None and group < free:
         free, source = group, "the control group's limit (cgroup)"
@@ -101,7 +119,8 @@ def _groups(root: Path, second: int) -> tuple[tuple[int, int], ...]:
     Page cache counts as free. Looked up once a second, too.
     """
     found: list[tuple[int, int]] = []
-    for directory, limit_name, usage_name, cache_keys in _cgroup_files(root):
+    for directory, version in control_groups.directories("memory", root):
+        limit_name, usage_name, cache_keys = _NAMES[version]
         with contextlib.suppress(OSError, ValueError):
             limit_text = (directory / limit_name).read_text().strip()
             # v2 says "max" for no limit, v1 a number near 2**63.
@@ -117,42 +136,3 @@ def _groups(root: Path, second: int) -> tuple[tuple[int, int], ...]:
                         cache += int(value)
             found.append((limit, max(limit - max(usage - cache, 0), 0)))
     return tuple(found)
-
-
-def _cgroup_files(root: Path) -> list[tuple[Path, str, str, tuple[str, ...]]]:
-    """Directories that may hold a limit for this process: its own group's and all above.
-
-    Each with the names of its limit and its usage, and with the entries of ``memory.stat`` that
-    make up the page cache. Not "file" and "total_cache": those count tmpfs and shared memory
-    too, which cannot be given back.
-    """
-    found: list[tuple[Path, str, str, tuple[str, ...]]] = []
-    names: tuple[str, str, tuple[str, ...]]
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return found
-    for line in lines:
-        _, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if controllers == "":
-            base = root / "sys/fs/cgroup"
-            names = ("memory.max", "memory.current", ("active_file", "inactive_file"))
-        elif "memory" in controllers.split(","):
-            base = root / "sys/fs/cgroup/memory"
-            names = (
-                "memory.limit_in_bytes",
-                "memory.usage_in_bytes",
-                ("total_active_file", "total_inactive_file"),
-            )
-        else:
-            continue
-        group = base / path.lstrip("/")
-        while True:
-            found.append((group, *names))
-            if group == base or base not in group.parents:
-                break
-            group = group.parent
-        # Inside a container the path may be the host's: its own mount is the base then.
-        found.append((base, *names))
-    return found

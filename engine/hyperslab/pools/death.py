@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
-from dataclasses import dataclass
+from typing import NamedTuple
 
 __all__ = ["Death", "death_of_error", "death_of_exit"]
 
@@ -22,8 +22,7 @@ _CAUSES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Death:
+class Death(NamedTuple):
     """What is known of a worker's death."""
 
     signal: str | None = None

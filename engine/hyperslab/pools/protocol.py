@@ -14,18 +14,16 @@ told as it is, and what to do about it is not decided here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from hyperslab.pools.death import Death
 from hyperslab_workers.board import Mark
 from hyperslab_workers.task import Outcome, Program, Task
 
-__all__ = ["Answered", "Capabilities", "Channel", "Event", "Line", "Lost", "Pool"]
+__all__ = ["Answered", "Capabilities", "Channel", "Event", "Line", "Lost", "Pool", "Route"]
 
 
-@dataclass(frozen=True, slots=True)
-class Capabilities:
+class Capabilities(NamedTuple):
     """What a pool can do, and what it may do to a run."""
 
     in_order: bool
@@ -37,9 +35,12 @@ class Capabilities:
     loses: Literal["nothing", "one", "all"]
     """What the death of one worker takes with it: its own task, or those of all others too."""
 
+    ends: bool
+    """Whether a run that is called off leaves no kernel running. Where it may, kernels store into
+    no file's pages: they would go on changing the file."""
 
-@dataclass(frozen=True, slots=True)
-class Answered:
+
+class Answered(NamedTuple):
     """A task came to its end, one way or the other."""
 
     task: Task
@@ -49,8 +50,7 @@ class Answered:
     """What became of it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Lost:
+class Lost(NamedTuple):
     """A task whose worker is gone."""
 
     task: Task
@@ -66,8 +66,7 @@ class Lost:
 Event = Answered | Lost
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     """What a run asks of a pool when it opens a channel."""
 
     program: Program
@@ -118,8 +117,16 @@ class Channel(Protocol):
         """Give the line back. Nothing of this run may be under way."""
 
 
+Route = Literal["processes", "threads", "serial", "executor"]
+"""Who performs tasks, in a word: worker processes, threads of this process, the caller's own
+thread, or an executor of the caller's."""
+
+
 class Pool(Protocol):
     """Who performs tasks. Any thread may call any method."""
+
+    route: Route
+    """What it is."""
 
     workers: int
     """Tasks that can be performed at a time."""

@@ -16,7 +16,6 @@ and whoever runs on the others is not disturbed.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import itertools
 import os
 import shutil
@@ -28,7 +27,7 @@ from hyperslab.errors import HyperslabError
 from hyperslab.interruption import uninterrupted
 from hyperslab.pools.channel import ResidentChannel
 from hyperslab.pools.death import Death
-from hyperslab.pools.protocol import Capabilities, Line
+from hyperslab.pools.protocol import Capabilities, Line, Route
 from hyperslab.pools.spawning import (
     WorkerProcess,
     cannot_start,
@@ -95,7 +94,8 @@ class Worker:
 class ResidentPool:
     """Worker processes of the engine's own."""
 
-    capabilities = Capabilities(in_order=True, restartable=True, loses="one")
+    capabilities = Capabilities(in_order=True, restartable=True, loses="one", ends=True)
+    route: Route = "processes"
 
     def __init__(self, workers: int, session: Path) -> None:
         self.workers = workers
@@ -255,7 +255,7 @@ class ResidentPool:
         death = worker.process.death()
         if worker.killed:
             return Death("SIGKILL", ours=True)
-        return dataclasses.replace(death, false_starts=self._false_starts)
+        return death._replace(false_starts=self._false_starts)
 
     def _dismiss(self, worker: Worker) -> None:
         """Let go of a dead worker's process."""

@@ -10,23 +10,18 @@ import contextlib
 import itertools
 import os
 import queue
+import sys
 import time
 import weakref
 from collections.abc import Callable
-from concurrent.futures import (
-    BrokenExecutor,
-    Executor,
-    Future,
-    ProcessPoolExecutor,
-    ThreadPoolExecutor,
-)
+from concurrent.futures import BrokenExecutor, Executor, Future
 from pathlib import Path
 from typing import NoReturn
 
 from hyperslab.errors import HyperslabError
 from hyperslab.interruption import uninterrupted
 from hyperslab.pools.death import Death, death_of_error
-from hyperslab.pools.protocol import Answered, Capabilities, Event, Line, Lost
+from hyperslab.pools.protocol import Answered, Capabilities, Event, Line, Lost, Route
 from hyperslab.underway import (
     goes_on_in_parent,
     wait_before_what_was_registered,
@@ -223,7 +218,8 @@ class SerialPool:
     """This process and thread: for debugging, and for machines without process pools."""
 
     workers = 1
-    capabilities = Capabilities(in_order=True, restartable=False, loses="nothing")
+    capabilities = Capabilities(in_order=True, restartable=False, loses="nothing", ends=True)
+    route: Route = "serial"
 
     def __init__(self, session: Path) -> None:
         self.closed = False
@@ -259,8 +255,16 @@ def _check_is_alive(executor: Executor) -> None:
         )
 
 
+def _is_of(executor: Executor, module: str, name: str) -> bool:
+    """Whether it is of a kind of Python's own: imported then, and not to be imported for this."""
+    known = sys.modules.get(f"concurrent.futures.{module}")
+    return known is not None and isinstance(executor, getattr(known, name))
+
+
 class ForeignPool:
     """An executor of the user's: used, never replaced, never shut down."""
+
+    route: Route = "executor"
 
     def __init__(self, executor: Executor, workers: int, session: Path) -> None:
         _check_is_alive(executor)
@@ -270,8 +274,11 @@ class ForeignPool:
         self.lock_roots: set[str | None] = set()
         self.workers = int(getattr(executor, "_max_workers", None) or workers)
         # Of these it is known; of others it is not assumed.
-        in_order = isinstance(executor, ThreadPoolExecutor | ProcessPoolExecutor)
-        self.capabilities = Capabilities(in_order=in_order, restartable=False, loses="all")
+        self._has_threads = _is_of(executor, "thread", "ThreadPoolExecutor")
+        in_order = self._has_threads or _is_of(executor, "process", "ProcessPoolExecutor")
+        self.capabilities = Capabilities(
+            in_order=in_order, restartable=False, loses="all", ends=False
+        )
         self._used = False
 
     def start(self) -> None:
@@ -300,7 +307,7 @@ class ForeignPool:
     def _submitted(self, task: Task, board: str, row: int, ticket: int) -> Future[Outcome]:
         from hyperslab_workers.execute import execute
 
-        if not isinstance(self._executor, ThreadPoolExecutor):
+        if not self._has_threads:
             return self._executor.submit(execute, task, board, row, ticket)
         # Ctrl-C within its submit can leave a thread that it does not know of, for which the
         # program then waits at exit for ever.

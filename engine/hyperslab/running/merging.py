@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,8 +27,7 @@ Node = tuple[int, int]
 """Level and number: node ``(l, k)`` holds the tasks from ``k << l`` on, ``1 << l`` of them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Merge:
+class Merge(NamedTuple):
     """Two neighbours in the tree that are both there."""
 
     node: Node
@@ -148,20 +148,13 @@ class Merger:
         """
         if not self._expects or self._tree.root is None:
             return
-        from hyperslab_workers.locks import Guard, hold_all, lock_for
-
-        plan, totals = self._plan, self._partials.slot(self._tree.root)
+        totals = self._partials.slot(self._tree.root)
         accesses = self._partials.accesses
         # All locks in one call, and all files looked at before the first is changed: one that is
         # held or replaced must not leave another with its total already in it.
-        guards = [
-            Guard(lock_for(a.array, plan.lock_dir), a.array.extent(), True)
-            for a in accesses.values()
-            if a.locked
-        ]
         for access in accesses.values():
             mapping.verify(access.array)
-        with hold_all(guards, plan.lock_timeout):
+        with self._locks():
             results: dict[int, np.ndarray] = {}
             for position, access in accesses.items():
                 held = mapping.view(access.array)
@@ -173,6 +166,16 @@ class Merger:
             self.began = True
             # Ctrl-C between two writes would leave one total in its file and not the other.
             uninterrupted(lambda: self._write(results))
+
+    def _locks(self) -> contextlib.AbstractContextManager[object]:
+        plan = self._plan
+        locked = [access for access in self._partials.accesses.values() if access.locked]
+        if not locked:
+            return contextlib.nullcontext()
+        from hyperslab_workers.locks import Guard, hold_all, lock_for
+
+        guards = [Guard(lock_for(a.array, plan.lock_dir), a.array.extent(), True) for a in locked]
+        return hold_all(guards, plan.lock_timeout)
 
     def _write(self, results: dict[int, np.ndarray]) -> None:
         written: list[str] = []

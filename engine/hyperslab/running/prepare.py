@@ -8,6 +8,7 @@ import itertools
 import os
 import time
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +35,9 @@ _COMPILED = 0.01
 class Prepared:
     """A plan, ready to be run on one pool."""
 
+    pool: Pool
+    """Who runs it."""
+
     line: Line
     """What each run asks of the pool."""
 
@@ -47,10 +51,24 @@ class Prepared:
     """Runs that came to their end."""
 
 
-def prepare(plan: Plan, pool: Pool, session: Path) -> Prepared:
+def prepare(
+    plan: Plan, session: Path, workers: Callable[[], Pool], here: Pool | None = None
+) -> Prepared:
     """Compile the kernel and write down what all tasks have in common.
 
     The files go when the plan does.
+
+    Parameters
+    ----------
+    plan : Plan
+        What is to be run.
+    session : Path
+        The scratch directory.
+    workers : callable
+        Gives the pool of the engine.
+    here : Pool, optional
+        Threads of this process which run it instead, if its machine code needs no runtime of
+        Numba's: to import that takes as long as to start workers.
 
     Raises
     ------
@@ -62,11 +80,15 @@ def prepare(plan: Plan, pool: Pool, session: Path) -> Prepared:
         Ctrl-C, also one that a library has swallowed.
     """
     with interrupts_kept():
+        pool = here or workers()
         # Workers start while the kernel is compiled.
         pool.start()
         before = time.monotonic()
         compiled = compile_kernel(plan.kernel, plan.types, equal_shapes=plan.equal_lengths)
         compile_seconds = time.monotonic() - before
+        if here is not None and compiled.route != "native":
+            pool = workers()
+            pool.start()
     number = next(_numbers)
     path = program_path(pool.directory, number)
     slots, used = None, None
@@ -98,6 +120,7 @@ def prepare(plan: Plan, pool: Pool, session: Path) -> Prepared:
     if slots is not None and used is None:
         reserve(slots, plan)
     return Prepared(
+        pool=pool,
         line=Line(program, path, number, plan.memory.at_once, plan.ordered),
         lock_roots=frozenset(
             a.array.lock_dir for a in arguments if isinstance(a, Access) and a.locked

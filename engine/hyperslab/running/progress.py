@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import sys
 import time
-from typing import Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from hyperslab.settings import Progress
 from hyperslab.units import human_bytes
+
+if TYPE_CHECKING:
+    import logging
 
 __all__ = ["ProgressDisplay", "make_progress"]
 
@@ -19,8 +21,6 @@ _PATIENCE = 0.5
 
 _LOG_EVERY = 10.0
 """Seconds between log lines where there is no terminal."""
-
-_log = logging.getLogger("hyperslab")
 
 
 class ProgressDisplay(Protocol):
@@ -156,7 +156,7 @@ class _Lines:
         left = ""
         if when == "in":
             left = f", {elapsed * (1 - done) / done:.0f} s left" if done else ", time left unknown"
-        _log.info(
+        _logger().info(
             "%s: %d of %d regions (%.0f %%) %s %.1f s, %s%s",
             *(self._name, self._done, self._regions, 100 * done, when, elapsed, rate, left),
         )
@@ -181,7 +181,7 @@ def make_progress(wanted: Progress, name: str, regions: int, size: int) -> Progr
     if _is_open(sys.stderr) and sys.stderr.isatty() and not dumb:
         bar = _Bar(name, regions, size, patience=0.0 if wanted is True else _PATIENCE)
         return _Unfailing(bar)
-    if not (_is_open(sys.stderr) or _log.hasHandlers()):
+    if not (_is_open(sys.stderr) or _logger().hasHandlers()):
         return _Silent()
     return _Unfailing(_Lines(name, regions, size, at_once=wanted is True))
 
@@ -193,8 +193,17 @@ def _is_open(stream: TextIO | None) -> bool:
 
 def _ensure_handler() -> None:
     """Show the lines where the program set up no logging; where it did, that decides."""
-    if not _log.hasHandlers():
+    log = _logger()
+    if not log.hasHandlers():
+        import logging
+
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(message)s"))
-        _log.addHandler(handler)
-        _log.setLevel(logging.INFO)
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+
+
+def _logger() -> logging.Logger:
+    import logging  # Here, because most programs never need it.
+
+    return logging.getLogger("hyperslab")

@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from hyperslab.planning.plan import Plan
 from hyperslab_workers.board import FAILED, FINISHED, RUNNING, TORN, WRITING, Mark
@@ -22,8 +22,7 @@ from hyperslab_workers.task import Task
 __all__ = ["Verdict", "verdict"]
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What became of a lost task, and what is to be done about it."""
 
     done: tuple[int, int]

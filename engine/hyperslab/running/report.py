@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from hyperslab.units import human_bytes
 from hyperslab_workers.legible import legible
 
 __all__ = ["Report", "Span"]
+
+
+_WHERE = {
+    "processes": "",
+    "threads": " in this process: short jobs do not wait for workers to start",
+    "serial": " in this process",
+    "executor": " of the executor given",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +72,11 @@ class Report:
     """Tasks that were run again because a worker died."""
 
     workers: int
-    """Worker processes that took part."""
+    """Worker processes, or threads, that took part."""
+
+    route: Literal["processes", "threads", "serial", "executor"] = "processes"
+    """Where it ran: in worker processes; in threads of this process, as short jobs do until there
+    are workers; in the caller's own thread; or in an executor of the caller's."""
 
     timeline: tuple[Span, ...] = field(repr=False, default=())
     """Every task in time, in task order."""
@@ -89,6 +101,6 @@ class Report:
             ("read", human_bytes(self.bytes_read)),
             ("written", human_bytes(self.bytes_written)),
             ("throughput", f"{human_bytes(self.throughput)}/s"),
-            ("workers", str(self.workers)),
+            ("workers", f"{self.workers}{_WHERE[self.route]}"),
         ]
         return legible("\n".join(f"{name:<10}  {value}" for name, value in rows))

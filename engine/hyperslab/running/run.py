@@ -62,9 +62,7 @@ _ASKED = 65_536
 second. Of more, what is refused comes out on the way."""
 
 
-def drive(
-    plan: Plan, prepared: Prepared, pool: Pool, progress: ProgressDisplay, started: float
-) -> Report:
+def drive(plan: Plan, prepared: Prepared, progress: ProgressDisplay, started: float) -> Report:
     """Run every task of a plan and return what was done.
 
     Raises
@@ -81,13 +79,14 @@ def drive(
         A footprint is no box of its array, or the calling thread holds a lock that the tasks
         would wait for. Nothing was touched.
     """
+    pool = prepared.pool
     if prepared.lock_roots:
         _check_no_lock_held(plan)
         pool.lock_roots |= prepared.lock_roots
     if plan.has_footprints and plan.regions <= _ASKED:
         for index in range(plan.tasks):
             plan.task(index)
-    through_map = may_store_through_map(plan, prepared.runs)
+    through_map = pool.capabilities.ends and may_store_through_map(plan, prepared.runs)
     slots = prepared.line.program.slots
     if slots is not None and prepared.runs:
         reserve(slots, plan, again=True)
@@ -111,6 +110,7 @@ def drive(
         bytes_written=plan.bytes_written,
         retries=run.retries,
         workers=len(run.pids),
+        route=pool.route,
         timeline=tuple(run.timeline(started)),
     )
 

@@ -39,7 +39,7 @@ steps:
         "4: arrays.b.create.shape: [3, -1] is no shape",
         "5: arrays.c.create: give either shape, or like",
         "6: arrays.origin: 'origin' cannot name an array",
-        "7: engine.executor: 'dask' is not known; give loky or serial",
+        "7: engine.executor: 'dask' is not known; give auto or loky or serial",
         "7: engine.memory: 'lots' is no size",
         "7: engine.progress: 'maybe' is not known",
         "7: engine.workers: 0 is no number of workers",

@@ -4,7 +4,9 @@
 
     loading    a file in the job's directory ─► LoadedKernel
     types      the machine types, and the check that guards every call
-    native     linked by LLVM, called through ctypes; Numba is never imported
+    native     called through ctypes; Numba is never imported
+    linking    from an object file to code in memory; what it does not know is left to LLVM
+    processor  what machine code depends on
     rebuilt    for kernels that need Numba's runtime
 """
 

@@ -1,4 +1,4 @@
-"""Machine code that stands alone: loaded by LLVM's linker, called through ctypes.
+"""Machine code that stands alone: linked here or by LLVM, called through ctypes.
 
 Numba's calling convention is ``int32 f(result*, exception**, arguments...)``; an array is
 handed over as (owner, parent, size, itemsize, data, *shape, *strides). The compiler has put a
@@ -17,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from hyperslab_workers.errors import KernelError
+from hyperslab_workers.kernel.linking import link
 from hyperslab_workers.kernel.types import ArgumentType, ArrayType, KernelRaised, TupleType
 
 __all__ = ["Frame", "NativeCode"]
@@ -103,13 +104,9 @@ class NativeCode:
     """The machine code of a kernel, linked into this process."""
 
     def __init__(self, content: dict[str, Any]) -> None:
-        # It owns the machine code, which must live as long as the function does.
-        self._tracker = _link(
-            content["name"], content["object"], content["symbol"], content["undefined"]
-        )
-        self.function = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)(
-            self._tracker[content["symbol"]]
-        )
+        # The owner of the machine code, which must live as long as the function does.
+        entry, self._owner = _link(content)
+        self.function = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)(entry)
         self.kinds: tuple[str, ...] = content["arguments"]
         unknown = set(self.kinds) - _KINDS
         if unknown:
@@ -165,8 +162,48 @@ def _raised(
     return KernelRaised(f"the kernel ended with status {status}", type_name="RuntimeError")
 
 
+def _link(content: dict[str, Any]) -> tuple[int, Any]:
+    """The address of a kernel's entry, and what keeps its machine code in memory."""
+    name, image, symbol = content["name"], content["object"], content["symbol"]
+    process = ctypes.CDLL(None)
+    needed: dict[str, int] = {}
+    for need in content["undefined"]:
+        # Each need is looked up here and named, so that a missing one is an error with a name.
+        try:
+            address = ctypes.cast(getattr(process, need), ctypes.c_void_p).value
+        except AttributeError:
+            raise KernelError(
+                f"kernel {name} calls {need}(), which this process does not have: it was "
+                "compiled where the C library is another one",
+                kernel=name,
+            ) from None
+        assert address is not None
+        needed[need] = address
+    try:
+        linked = link(image, symbol, needed)
+    except OSError as error:
+        raise KernelError(
+            f"kernel {name} cannot be brought into memory ({error.strerror}): machine code made at "
+            "run time has to be allowed here, and memory for it to be there",
+            kernel=name,
+        ) from error
+    if linked is not None:
+        return linked.entry, linked
+    tracker = _link_by_llvm(image, symbol, needed)
+    return tracker[symbol], tracker
+
+
+def _link_by_llvm(image: bytes, symbol: str, needed: dict[str, int]) -> Any:
+    import llvmlite.binding as llvm
+
+    builder = llvm.JITLibraryBuilder().add_object_img(image).export_symbol(symbol)
+    for name, address in needed.items():
+        builder.import_symbol(name, address)
+    return builder.link(_llvm_linker(), f"kernel-{next(_library_numbers)}")
+
+
 @functools.cache
-def _linker() -> Any:
+def _llvm_linker() -> Any:
     import llvmlite.binding as llvm
 
     llvm.initialize_native_target()
@@ -174,23 +211,3 @@ def _linker() -> Any:
     # ORC, not MCJIT: MCJIT jumps to address 0 for a symbol it cannot find, and runs the first
     # of two functions of one name. ORC reports the one and keeps the other apart.
     return llvm.create_lljit_compiler()
-
-
-def _link(name: str, image: bytes, symbol: str, undefined: tuple[str, ...]) -> Any:
-    import llvmlite.binding as llvm
-
-    process = ctypes.CDLL(None)
-    builder = llvm.JITLibraryBuilder().add_object_img(image).export_symbol(symbol)
-    for needed in undefined:
-        # Each need is looked up here and named, so that a missing one is an error with a name.
-        try:
-            address = ctypes.cast(getattr(process, needed), ctypes.c_void_p).value
-        except AttributeError:
-            raise KernelError(
-                f"kernel {name} calls {needed}(), which this process does not have: it was "
-                "compiled where the C library is another one",
-                kernel=name,
-            ) from None
-        assert address is not None
-        builder.import_symbol(needed, address)
-    return builder.link(_linker(), f"kernel-{next(_library_numbers)}")
