@@ -1,7 +1,7 @@
 """Three months of hourly temperature on the whole Earth, analysed out of a 2.1 GB file.
 
     python examples/weather.py            # 2048 h x 361 x 720 float32, ERA5's half-degree grid
-    python examples/weather.py --small    # the same in seconds
+    python examples/weather.py --small    # 192 h, 200 MB, in seconds
 
 Makes the record if it is not there yet, then computes
 
@@ -12,7 +12,8 @@ Makes the record if it is not there yet, then computes
 - a histogram of all values,
 
 with hyperslab, with NumPy on the whole record in memory, and with NumPy on a memory map. Each
-way runs in a fresh process; time and memory are printed, the results compared, maps drawn.
+way runs in fresh processes, in turn, for a minute; time and memory are printed, the results
+compared, maps drawn.
 The temperatures are made up, and the same on every machine.
 """
 
@@ -26,11 +27,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 from weather_tools import traditional
-from weather_tools.measure import Measurement, Steps, median_of, run_measured
+from weather_tools.measure import Measurement, Steps, make_sure_of_memory, run_measured
 from weather_tools.planet import Grid
 from weather_tools.record import make_record, record_name, require_space
 from weather_tools.report import compare, print_costs, print_differences, print_findings
+from weather_tools.rounds import take_turns
 from weather_tools.steps import (
     ANOMALY,
     BINS,
@@ -46,15 +49,26 @@ from weather_tools.steps import (
 import hyperslab as hs
 
 # Kernels are written for one region: t[hour, latitude, longitude] is a few hours of the record.
-# The innermost loop runs along longitude, where values are neighbours in the file.
+# NumPy's expressions on whole arrays are compiled, and the short way to say most things. Where
+# a value is needed with its neighbours or as an index, or to save the last tenth of a second,
+# loops are: the innermost one along longitude, where values are neighbours in the file.
 
 
 @hs.kernel
 def add_up(t, total):
-    for j in range(t.shape[1]):
-        for h in range(t.shape[0]):
-            for k in range(t.shape[2]):
-                total[j, k] += t[h, j, k]
+    for h in range(t.shape[0]):
+        total += t[h]
+
+
+@hs.kernel
+def subtract(t, mean, anomaly):
+    np.subtract(t, mean, anomaly)  # As `anomaly[:] = t - mean`, without an array in between.
+
+
+@hs.kernel
+def count_above(t, limit, hours):
+    for h in range(t.shape[0]):
+        hours += t[h] > limit
 
 
 @hs.kernel
@@ -65,14 +79,6 @@ def add_squares(t, mean, squares):
             for k in range(t.shape[2]):
                 distance = t[h, j, k] - mean[j, k]
                 squares[j, k] += distance * distance
-
-
-@hs.kernel
-def subtract(t, mean, anomaly):
-    for h in range(t.shape[0]):
-        for j in range(t.shape[1]):
-            for k in range(t.shape[2]):
-                anomaly[h, j, k] = t[h, j, k] - mean[j, k]
 
 
 @hs.kernel
@@ -93,14 +99,6 @@ def smooth_3x3(t, origin, rows, smooth):
                 total += t[h, row, k] + t[h, row, k + 1] + t[h, row, k + 2]
                 total += t[h, south, k] + t[h, south, k + 1] + t[h, south, k + 2]
                 smooth[h, j, k] = total * ninth
-
-
-@hs.kernel
-def count_above(t, limit, hours):
-    for j in range(t.shape[1]):
-        for h in range(t.shape[0]):
-            for k in range(t.shape[2]):
-                hours[j, k] += t[h, j, k] > limit
 
 
 @hs.kernel
@@ -154,20 +152,36 @@ OUTPUT = {"hyperslab": "hyperslab", "np.load": "numpy-whole", "np.load mmap": "n
 MEMORY_NEEDED = 3.2
 """Times the record's size that the whole-array way takes at its peak, while smoothing."""
 
+ROOM = {
+    "hyperslab": {ANOMALY: 1, SMOOTH: 1},
+    "np.load": {MOMENTS: 2, ANOMALY: 2, SMOOTH: 4, HOT_HOURS: 1, HISTOGRAM: 1},
+    "np.load mmap": {ANOMALY: 1, SMOOTH: 1},
+}
+"""Times the record's size that a step takes of new memory, its new file included."""
 
-def measure(way: str, record: Path, out: Path) -> Measurement:
-    """Run one way in a fresh process."""
+
+def measure(way: str, record: Path, out: Path, kernels: Path) -> Measurement:
+    """Run one way in a fresh process, which finds compiled kernels in that directory."""
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
+    if way == "np.load":
+        make_sure_of_memory(record.stat().st_size, out)
     with tempfile.TemporaryDirectory(prefix="weather-") as directory:
         times = Path(directory) / "times.json"
         command = [sys.executable, __file__, "--way", way, "--record", str(record)]
-        return run_measured([*command, "--out", str(out), "--times", str(times)], times)
+        return run_measured(
+            [*command, "--out", str(out), "--times", str(times)],
+            times,
+            {"HYPERSLAB_CACHE_DIR": str(kernels)},
+        )
 
 
 def main() -> int:
     """The program."""
     options = parse_arguments()
     if options.way:
-        steps = Steps(options.out)
+        size = options.record.stat().st_size
+        steps = Steps(options.out, {step: n * size for step, n in ROOM[options.way].items()})
         WAYS[options.way](options.record, options.out, steps)
         steps.save(options.times)
         return 0
@@ -189,24 +203,28 @@ def main() -> int:
 
     ways = list(WAYS)
     needed = MEMORY_NEEDED * size
-    if needed > available_memory():
+    if needed > psutil.virtual_memory().available:
         ways.remove("np.load")
         print(f"  np.load is left out: it takes about {needed / 1e9:.1f} GB of free memory")
     results = options.data / OUTPUT["hyperslab"]
-    measurements: dict[str, list[Measurement]] = {way: [] for way in ways}
     differences = {}
-    # The ways take turns, so that whatever else the machine does meets all of them.
-    for _ in range(options.rounds):
-        for way in ways:
+    with tempfile.TemporaryDirectory(prefix="weather-kernels-") as kernels:
+
+        def measured(way: str) -> Measurement:
             out = options.data / OUTPUT[way]
-            shutil.rmtree(out, ignore_errors=True)
-            out.mkdir()
-            measurements[way].append(measure(way, record, out))
+            print(f"  {way} …", end="", flush=True)
+            cost = measure(way, record, out, Path(kernels))
+            print(f" {cost.whole.seconds:.1f} s", flush=True)
             if way != "hyperslab":
                 differences[way] = compare(results, out, hours)
                 shutil.rmtree(out)
+            return cost
 
-    print_costs({way: median_of(rounds) for way, rounds in measurements.items()}, size)
+        print("Measuring, each way in a fresh process; the first time with all kernels to compile:")
+        first_run = measured("hyperslab")
+        rounds = take_turns(ways, measured, rounds=options.rounds, seconds=options.seconds)
+
+    print_costs(rounds, first_run, size)
     agree = print_differences(differences)
     print_findings(results, grid)
     picture = options.data / "weather.png"
@@ -231,13 +249,6 @@ def read_once(path: Path) -> None:
             pass
 
 
-def available_memory() -> int:
-    """Bytes that programs can still take."""
-    import psutil
-
-    return int(psutil.virtual_memory().available)
-
-
 def parse_arguments() -> argparse.Namespace:
     """The options of the command line."""
     parser = argparse.ArgumentParser(
@@ -248,7 +259,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--grid", type=grid_of, metavar="LATxLON", help="points, or degrees between them (361x720)"
     )
-    parser.add_argument("--small", action="store_true", help="96 hours on 46x90 points")
+    parser.add_argument("--small", action="store_true", help="192 hours, 200 MB")
     parser.add_argument(
         "--data",
         type=Path,
@@ -263,14 +274,17 @@ def parse_arguments() -> argparse.Namespace:
         help="keep hyperslab's results, two of them as large as the record (yes)",
     )
     parser.add_argument(
-        "--rounds", type=positive, default=1, help="measure so often and print medians (1)"
+        "--rounds",
+        type=positive,
+        help="measure so often and print medians (as often as fits into a minute)",
     )
     # How the program calls itself, to run one way alone.
     for name, kind in (("--way", str), ("--record", Path), ("--out", Path), ("--times", Path)):
         parser.add_argument(name, type=kind, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    options.hours = options.hours or (96 if options.small else 2048)
-    options.grid = options.grid or (Grid(46, 90) if options.small else Grid(361, 720))
+    options.hours = options.hours or (192 if options.small else 2048)
+    options.grid = options.grid or Grid(361, 720)
+    options.seconds = 40 if options.small else 60
     return options
 
 

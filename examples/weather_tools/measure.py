@@ -19,16 +19,27 @@ import statistics
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-__all__ = ["Cost", "Measurement", "Steps", "median_of", "run_measured"]
+__all__ = [
+    "Cost",
+    "Measurement",
+    "Steps",
+    "make_sure_of_memory",
+    "median_cost",
+    "median_of",
+    "run_measured",
+]
 
 _PERIOD = 0.01
 _LOOK_FOR_CHILDREN = 0.1
+
+_GIVEN_BACK = 2.2
+"""Seconds after which Linux has given memory back to the host that was freed before."""
 
 _NOTICEABLE = 10**8
 """Bytes of a file that the disk takes so long to write that others notice."""
@@ -69,13 +80,14 @@ def median_of(rounds: Sequence[Measurement]) -> Measurement:
     """Several measurements of one program in one: median times, largest memory."""
     columns = zip(*(m.steps for m in rounds), strict=True)
     return Measurement(
-        steps=tuple(_median(column) for column in columns),
-        whole=_median([m.whole for m in rounds]),
+        steps=tuple(median_cost(column) for column in columns),
+        whole=median_cost([m.whole for m in rounds]),
         outside=statistics.median(m.outside for m in rounds),
     )
 
 
-def _median(costs: Sequence[Cost]) -> Cost:
+def median_cost(costs: Sequence[Cost]) -> Cost:
+    """Several costs of one step in one: the median time, the largest memory."""
     return Cost(
         costs[0].name,
         statistics.median(cost.seconds for cost in costs),
@@ -91,6 +103,8 @@ class Steps:
     ----------
     out : Path
         The directory that the program writes to.
+    room : mapping, optional
+        Bytes of memory to make sure of before a step of that name.
 
     Examples
     --------
@@ -101,8 +115,9 @@ class Steps:
     ['counting']
     """
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: Path, room: Mapping[str, int] | None = None) -> None:
         self._out = out
+        self._room = room or {}
         self.times: list[tuple[str, float, float]] = []
         self.paused = 0.0
 
@@ -118,6 +133,7 @@ class Steps:
             if file.stat().st_size >= _NOTICEABLE:
                 with file.open("rb") as written:
                     os.fsync(written.fileno())
+        make_sure_of_memory(self._room.get(name, 0), self._out)
         began = time.monotonic()
         self.paused += began - arrived
         yield
@@ -128,7 +144,33 @@ class Steps:
         path.write_text(json.dumps({"steps": self.times, "paused": self.paused}))
 
 
-def run_measured(command: Sequence[str], times: Path) -> Measurement:
+def make_sure_of_memory(size: int, directory: Path) -> None:
+    """Have so much free memory really be there.
+
+    A virtual machine gives free memory back to its host, and every page has to be fetched again at
+    its first use: four to ten times slower than to write into one that is there, for whoever
+    happens to be next. Memory that was just in use is there: that of a file which is removed before
+    the system begins to write it to the disk.
+    """
+    size = min(size, psutil.virtual_memory().available // 2)
+    if size < _NOTICEABLE:
+        return
+    path = directory / f"room-{os.getpid()}"
+    try:
+        with path.open("wb", buffering=0) as file:
+            block = bytes(2**20)
+            for _ in range(size // len(block)):
+                file.write(block)
+        # What was freed earlier goes back to the host about two seconds later, and then nothing
+        # does for the next two, which are the measured step's.
+        time.sleep(_GIVEN_BACK)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def run_measured(
+    command: Sequence[str], times: Path, variables: Mapping[str, str] | None = None
+) -> Measurement:
     """Run a program that saves its :class:`Steps` to `times`, and measure it.
 
     Parameters
@@ -137,6 +179,8 @@ def run_measured(command: Sequence[str], times: Path) -> Measurement:
         The program and its arguments.
     times : Path
         The file it leaves.
+    variables : mapping, optional
+        Variables of the environment, besides those that there are.
 
     Raises
     ------
@@ -144,7 +188,8 @@ def run_measured(command: Sequence[str], times: Path) -> Measurement:
         The program failed; the message holds what it wrote to its standard error.
     """
     began = time.monotonic()
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as program:
+    environment = {**os.environ, **(variables or {})}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as program:
         watch = _Watch(program.pid)
         try:
             _, messages = program.communicate()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import statistics
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,80 +11,99 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from weather_tools.measure import Cost, Measurement
+from weather_tools.measure import Cost, Measurement, median_cost, median_of
 from weather_tools.planet import Grid
+from weather_tools.rounds import Round
 from weather_tools.steps import BINS, COLDEST, PASSES, WARMEST
 
 __all__ = ["Difference", "compare", "print_costs", "print_differences", "print_findings"]
 
 _SLAB = 24
 
-WORTHWHILE = 10**8
-"""Bytes below which nobody needs several processes."""
 
-
-def print_costs(measurements: dict[str, Measurement], size: int) -> None:
+def print_costs(rounds: Sequence[Round], first_run: Measurement, size: int) -> None:
     """A table with every way of every step, and how much more it takes than hyperslab.
 
     Parameters
     ----------
-    measurements : dict of str to Measurement
-        By way; hyperslab's is the first.
+    rounds : sequence of Round
+        What was measured; hyperslab is the first of the first.
+    first_run : Measurement
+        hyperslab when nothing was compiled yet.
     size : int
         Bytes of the record.
     """
+    ways = list(rounds[0])
     table = Table(title="Time and memory, each way in a fresh process", title_justify="left")
     table.add_column("step")
     table.add_column("way")
     for name in ("time\ns", "\nGB/s", "private\nMB", "resident\nMB", "×\ntime", "×\nprivate"):
         table.add_column(name, justify="right", no_wrap=True)
-    costs = list(measurements.values())
     for position, (name, passes) in enumerate(PASSES.items()):
-        _add_rows(table, name, passes * size, measurements, [m.steps[position] for m in costs])
+        _add_rows(table, name, passes * size, rounds, lambda m, at=position: m.steps[at])
+    _add_rows(table, "start, load, exit", 0, rounds, lambda m: Cost("", m.outside, 0, 0))
     _add_rows(
-        table, "start, load, exit", 0, measurements, [Cost("", m.outside, 0, 0) for m in costs]
+        table, "whole program", sum(PASSES.values()) * size, rounds, lambda m: m.whole, first_run
     )
-    total = sum(PASSES.values()) * size
-    _add_rows(table, "whole program", total, measurements, [m.whole for m in costs])
     console = Console()
     if not console.is_terminal:
         console.width = 100
     print()
     console.print(table)
+    taken = ", ".join(f"{way} {sum(way in r for r in rounds)}" for way in ways)
+    saved = first_run.whole.seconds - median_of([r[ways[0]] for r in rounds]).whole.seconds
     print(
+        f"rounds:   {taken}; times are medians, × medians within rounds\n"
+        f"1st run:  kernels are compiled now, {max(saved, 0):.1f} s; from then on they come from "
+        "the cache\n"
         "private:  allocated memory, the peak over all processes of the program together\n"
         "resident: with mapped file pages, which the system shares and takes back when it must\n"
         "GB/s:     of the record and the new field, each counted once\n"
         "×:        as many times hyperslab's"
     )
-    if size < WORTHWHILE:
-        print(
-            "A record this small is for trying things out: starting workers and compiling take\n"
-            "longer than the work, and NumPy alone is the faster way."
-        )
     print()
 
 
 def _add_rows(
-    table: Table, name: str, size: int, ways: Iterable[str], costs: Sequence[Cost]
+    table: Table,
+    name: str,
+    size: int,
+    rounds: Sequence[Round],
+    part: Callable[[Measurement], Cost],
+    first_run: Measurement | None = None,
 ) -> None:
     """One row for each way of a step; the first is what the others are held against."""
-    ours = costs[0]
-    for way, cost in zip(ways, costs, strict=True):
-        first = cost is ours
-        memory = bool(cost.private)
-        table.add_row(
-            name if first else "",
-            way,
-            f"{cost.seconds:.2f}" if cost.seconds >= 0.1 else f"{cost.seconds:.3f}",
-            f"{size / cost.seconds / 1e9:.2f}" if size else "",
-            f"{cost.private / 1e6:,.0f}" if memory else "",
-            f"{cost.resident / 1e6:,.0f}" if memory else "",
-            "" if first else _times(cost.seconds / ours.seconds),
-            "" if first or not memory else _times(cost.private / ours.private),
-            style="bold" if first else None,
-        )
+    reference = next(iter(rounds[0]))
+    for way in rounds[0]:
+        measured = [r for r in rounds if way in r]
+        cost = median_cost([part(r[way]) for r in measured])
+        own = [part(r[reference]) for r in measured]
+        theirs = [part(r[way]) for r in measured]
+        ratio = statistics.median(t.seconds / o.seconds for t, o in zip(theirs, own, strict=True))
+        private = cost.private / max(median_cost(own).private, 1)
+        first = way == reference
+        _add_row(table, name if first else "", way, size, cost, None if first else (ratio, private))
+        if first and first_run is not None:
+            once = part(first_run)
+            _add_row(table, "", "  1st run", size, once, (once.seconds / cost.seconds, 1.0))
     table.add_section()
+
+
+def _add_row(
+    table: Table, name: str, way: str, size: int, cost: Cost, times: tuple[float, float] | None
+) -> None:
+    memory = bool(cost.private)
+    table.add_row(
+        name,
+        way,
+        f"{cost.seconds:.2f}" if cost.seconds >= 0.1 else f"{cost.seconds:.3f}",
+        f"{size / cost.seconds / 1e9:.2f}" if size else "",
+        f"{cost.private / 1e6:,.0f}" if memory else "",
+        f"{cost.resident / 1e6:,.0f}" if memory else "",
+        _times(times[0]) if times else "",
+        _times(times[1]) if times and memory else "",
+        style="bold" if times is None else None,
+    )
 
 
 def _times(ratio: float) -> str:

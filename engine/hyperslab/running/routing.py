@@ -15,9 +15,9 @@ from hyperslab.planning.plan import Plan
 
 __all__ = ["PATIENCE", "cost", "is_short"]
 
-PATIENCE = 2560 * 2**20
-"""Cost that is left to threads before workers are started: reading so many bytes takes two
-threads as long as two workers take to get ready."""
+PATIENCE = 5 * 2**30
+"""Cost that is left to threads before workers are started: two threads read so many bytes in
+half a second, of which starting two workers would take a third."""
 
 _WRITING = 4
 """What it costs to write a byte, where reading one costs one: new pages have to be made."""
