@@ -25,7 +25,7 @@ from machine import wait_for_idle
 from memory import Peak, Watch, cached_share, evict, provide, warm
 from workloads import WORKLOADS, Inputs, Workload
 
-__all__ = ["Ratios", "Times", "race", "ratios"]
+__all__ = ["Process", "Ratios", "Times", "new_file", "race", "ratios"]
 
 
 @dataclass(slots=True)
@@ -172,7 +172,7 @@ def race(
                 turn = number % len(able)
                 for process in able[turn:] + able[:turn]:
                     _prepare(inputs, workload, directory, cold, patience)
-                    with _new_file(directory) as out:
+                    with new_file(directory) as out:
                         seconds = process.run(workload, inputs, out)
                     times[process.contender.name].seconds.append(seconds)
                 _say(workload, number, times)
@@ -191,8 +191,8 @@ def _rehearse(
         first: np.ndarray | None = None
         for process in processes:
             _prepare(inputs, workload, directory)
-            out = stack.enter_context(_new_file(directory)) if first is None else None
-            with contextlib.nullcontext(out) if out else _new_file(directory) as path:
+            out = stack.enter_context(new_file(directory)) if first is None else None
+            with contextlib.nullcontext(out) if out else new_file(directory) as path:
                 # Compilation takes more memory than the work, and a worker's maps fill up.
                 process.run(workload, inputs, path)
                 path.unlink()
@@ -245,7 +245,7 @@ def _prepare(
 
 
 @contextlib.contextmanager
-def _new_file(directory: Path) -> Iterator[Path]:
+def new_file(directory: Path) -> Iterator[Path]:
     """A name for a result, removed afterwards: before the system starts to write it."""
     path = directory / f"result-{os.urandom(4).hex()}.npy"
     try:

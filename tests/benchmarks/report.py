@@ -44,8 +44,11 @@ class Results:
     cold: dict[str, dict[str, Times]] = field(default_factory=dict)
     """By workload and contender, inputs on the disk."""
 
-    programs: dict[str, Times] = field(default_factory=dict)
-    """Whole scripts."""
+    small: dict[str, dict[int, dict[str, Times]]] = field(default_factory=dict)
+    """Small arrays, by workload, bytes and contender."""
+
+    programs: dict[str, dict[str, Times]] = field(default_factory=dict)
+    """Whole scripts, by size of the input."""
 
     alone: dict[str, float] = field(default_factory=dict)
     """Seconds of hyperslab's own costs."""
@@ -136,16 +139,25 @@ def _body(results: Results) -> Iterator[str]:
         yield "the pages of mapped files once for every process that has them mapped."
         yield ""
         yield from _grid(results.warm, lambda t, _w, _o: _megabytes(t.memory))
+    if results.small:
+        yield from ("", "## Small arrays", "")
+        yield "Milliseconds for a whole call (open, compute, write the result), on warm workers,"
+        yield "and in brackets how many times as long as hyperslab's:"
+        for workload, sizes in results.small.items():
+            yield from ("", f"{_BY_NAME[workload].title}:", "")
+            yield from _small(sizes)
     if results.programs:
-        yield from ("", "## Whole scripts", "")
-        yield "Start, compile, mean of the input, exit (`tests/benchmarks/scripts/`)."
-        yield ""
-        own = results.programs["hyperslab"]
+        yield from ("", "## Whole scripts, second run", "")
+        yield "Start, mean of the input, exit (`tests/benchmarks/scripts/`), with whatever an"
+        yield "earlier run has compiled and kept; the first run beside it."
+    for size, programs in results.programs.items():
+        yield from ("", f"{size}:", "")
+        own = next(iter(programs.values()))
         yield from _table(
             ("script", "seconds", "times as long", "private / resident MB"),
             [
-                (name, f"{t.median:.2f}", _ratio(own, t), _megabytes(t.memory))
-                for name, t in results.programs.items()
+                (name, f"{t.median:.3f}", _ratio(own, t), _megabytes(t.memory))
+                for name, t in programs.items()
             ],
         )
     if results.alone:
@@ -167,6 +179,26 @@ def _own_costs(alone: dict[str, float]) -> list[tuple[str, str]]:
         ),
         ("planning a mean over 10 TB", f"{alone['planning'] * 1e3:.2f} ms"),
     ]
+
+
+def _small(sizes: dict[int, dict[str, Times]]) -> Iterator[str]:
+    names = list(next(iter(sizes.values())))
+    rows = []
+    for size, times in sizes.items():
+        own = times[names[0]]
+        cells = [
+            f"{1e3 * t.median:.3g}" + ("" if t is own else f" ({ratios(own, t).median:.2f})")
+            for t in times.values()
+        ]
+        rows.append((_bytes(size), *cells))
+    yield from _table(("input", *(CONTENDERS[name].title for name in names)), rows)
+
+
+def _bytes(size: int) -> str:
+    for unit, least in (("MB", 10**6), ("KB", 10**3)):
+        if size >= least:
+            return f"{size // least} {unit}"
+    return f"{size} B"
 
 
 def _speed(times: Times, workload: Workload, shape: tuple[int, ...]) -> float:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,7 @@ from machine import facts, versions
 from measure import race
 from programs import race_programs
 from report import Results, render
+from small import race_small
 from workloads import WORKLOADS, make_inputs
 
 FULL = (2048, 361, 720)
@@ -36,12 +38,14 @@ COLD_WORKLOADS = ("sum", "mean", "elementwise")
 COLD_CONTENDERS = ("hyperslab-fresh", "prange", "dask", "joblib", "numexpr", "numpy")
 """Not those that hold their maps: pages that somebody has mapped cannot be evicted."""
 
-PARTS = ("warm", "cold", "programs", "alone")
+PARTS = ("warm", "cold", "small", "programs", "alone")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program."""
     options = _parse(arguments)
+    # Whoever stops it by SIGTERM finds nothing left, as after Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     shape = (max(8, round(FULL[0] * options.scale)), *FULL[1:])
     with tempfile.TemporaryDirectory(prefix="benchmarks-", dir=options.scratch) as scratch:
         directory = Path(scratch)
@@ -72,8 +76,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 patience=options.patience,
                 cold=True,
             )
+        if "small" in options.parts:
+            results.small = race_small(
+                options.contenders, directory, options.rounds, options.patience
+            )
         if "programs" in options.parts:
-            results.programs = race_programs(inputs.a, options.rounds, options.patience)
+            megabyte = make_inputs(directory, (1000, 10, 25))
+            for size, path in (("2.1 GB", inputs.a), ("1 MB", megabyte.a)):
+                results.programs[size if options.scale == 1 or size == "1 MB" else "input"] = (
+                    race_programs(path, options.rounds, options.patience, directory)
+                )
         if "alone" in options.parts:
             results.alone = _alone(directory)
     page = render(results)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -40,7 +41,9 @@ class Target:
 
 
 def targets(
-    warm: dict[str, dict[str, Times]], programs: dict[str, Times], alone: dict[str, float]
+    warm: dict[str, dict[str, Times]],
+    programs: dict[str, dict[str, Times]],
+    alone: dict[str, float],
 ) -> Iterator[Target]:
     """All promises for which there are figures."""
     for workload, times in warm.items():
@@ -69,8 +72,19 @@ def targets(
                     least,
                     ratios(times[own], times[other]).median,
                 )
-    if programs:
-        yield Target("whole script with a kernel", "s", 1.3, programs["hyperslab"].median)
+    for size, times in programs.items():
+        own = times["hyperslab"]
+        large = size != "1 MB"
+        if large:
+            ratio = ratios(own, times["NumPy"]).median
+            yield Target(f"whole script, {size}, against NumPy's", "×", 1 / 0.9, ratio)
+        else:
+            more = statistics.median(
+                mine - his for mine, his in zip(own.seconds, times["NumPy"].seconds, strict=True)
+            )
+            yield Target(f"whole script, {size}, over NumPy's", "ms", 60, 1e3 * more)
+        ratio = ratios(own, times["numba prange, cache=True"]).median
+        yield Target(f"whole script, {size}, against prange with cache=True", "×", 1, ratio)
     if alone:
         yield Target("launch of a job", "ms", 0.5, alone["launch"] * 1e3)
         yield Target("launch of a plan that is run again", "ms", 0.1, alone["launch_planned"] * 1e3)
