@@ -25,6 +25,7 @@ from hyperslab_workers import mapping
 from hyperslab_workers.board import IDLE, Board, Cell, Row
 from hyperslab_workers.execute import perform
 from hyperslab_workers.task import Task
+from hyperslab_workers.undo import Undo
 
 STEPS = ("begin", "at", "writing", "finish", "fail")
 
@@ -77,8 +78,21 @@ class Script:
 
             self.step(lambda: write(ref, box, values), half)
 
+        keep = Undo.keep
+
+        def kept(undo, program, ticket, region) -> None:
+            def half() -> None:
+                keep(undo, program, ticket, region)
+                undo._bytes[16:24] = 0  # What follows is not whole yet,
+                undo._bytes[len(undo._bytes) // 2 :] = 99  # nor right.
+
+            self.step(lambda: keep(undo, program, ticket, region), half)
+
         # The coordinator's own writes, at the end, are not a worker's.
-        with patch("hyperslab_workers.bindings.mapping.write_back", write_back):
+        with (
+            patch("hyperslab_workers.bindings.mapping.write_back", write_back),
+            patch("hyperslab_workers.execute.Undo.keep", kept),
+        ):
             yield
 
 
@@ -136,12 +150,16 @@ class ScriptedPool:
             row = self.board.rows[number]
             try:
                 with self.script.in_force():
-                    outcome = perform(task, ScriptedRow(row, self.script), channel.cell, ticket)
+                    marks, undo = ScriptedRow(row, self.script), self._undo(number)
+                    outcome = perform(task, marks, channel.cell, ticket, undo)
             except Died:
                 self._die(number, channel, ticket, task)
                 return
             self.performed.append((task, True))
             channel.events.append(Answered(task, outcome))
+
+    def _undo(self, number: int) -> str:
+        return f"{self.directory}/scripted-undo-{number}"
 
     def _die(self, number: int, channel: ScriptedChannel, ticket: int, task: Task) -> None:
         mark, death = self.board.rows[number].mark(), Death("SIGKILL")
@@ -153,7 +171,8 @@ class ScriptedPool:
             channel.events.append(Answered(task, Outcome(0.0, 0.0, 0)))
         else:
             begun = mark.ticket == ticket and mark.state != IDLE
-            channel.events.append(Lost(task, mark if begun else None, death))
+            undo = self._undo(number) if begun else None
+            channel.events.append(Lost(task, mark if begun else None, death, undo))
         for other, _, waiting in self.queues[number]:
             other.events.append(Lost(waiting, None, death))
         self.queues[number].clear()

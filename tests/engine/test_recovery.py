@@ -254,6 +254,39 @@ def test_an_update_that_had_not_begun_is_sent_again(bench):
     np.testing.assert_array_equal(np.asarray(out), 1.1 * np.asarray(bench.values))
 
 
+@hs.kernel
+def grow(a):
+    for i in range(a.shape[0]):
+        for j in range(a.shape[1]):
+            a[i, j] = a[i, j] * 1.5 + 1.0
+
+
+@pytest.mark.parametrize("death", [signal.SIGKILL, signal.SIGBUS])
+def test_a_worker_that_dies_while_it_writes_an_update_is_made_up_for(tmp_path, death):
+    # Regions of 64 MB: to write one takes long enough to be caught at it.
+    rows, columns = 4, 2**23
+    with (
+        hs.create(tmp_path / "a.npy", (rows, columns)) as a,
+        hs.Engine(workers=2, scratch=tmp_path, progress=False) as engine,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        a[...] = np.arange(columns) + np.arange(rows)[:, None]
+        expected = np.asarray(a) * 1.5 + 1.0
+        engine.start()
+        plan = engine.plan(grow, hs.update(a), region=(1, None))
+        assert plan.undo and not plan.repeatable
+        job = thread.submit(plan.run)
+        caught: list[int] = []
+        while not caught and not job.done():
+            caught = [pid for pid, _ in writing(tmp_path)][:1]
+            for pid in caught:
+                kill(pid, death)
+        report = job.result(timeout=60)
+        assert caught, "the worker was to be caught writing"
+        assert report.retries == 1
+        assert np.asarray(a).tobytes() == expected.tobytes()
+
+
 def test_a_region_that_kills_its_worker_twice_is_given_up(bench):
     values = bench.scratch(np.repeat(np.arange(ROWS, dtype=float)[:, None], COLUMNS, axis=1))
     out = bench.out("write")

@@ -317,7 +317,9 @@ def test_a_forked_child_has_threads_of_its_own():
     assert done.stdout == "threads 14.0\n", done.stderr
 
 
-def test_a_child_that_comes_back_from_a_handler_leaves_the_run_to_its_parent():
+@pytest.mark.parametrize("after", [0.05, 0.4, 2.0])
+def test_a_child_that_comes_back_from_a_handler_leaves_the_run_to_its_parent(after):
+    # Early it comes back to the compilation, late to the wait for the kernel.
     done = run_program(
         """
         def fork(*_):
@@ -325,14 +327,14 @@ def test_a_child_that_comes_back_from_a_handler_leaves_the_run_to_its_parent():
                 os.waitpid(child, 0)
                 os.kill(os.getpid(), signal.SIGINT)
         signal.signal(signal.SIGUSR1, fork)
-        threading.Timer(2, lambda: os.kill(os.getpid(), signal.SIGUSR1)).start()
+        threading.Timer(AFTER, lambda: os.kill(os.getpid(), signal.SIGUSR1)).start()
         me = os.getpid()
         try:
             engine.run(spin, hs.update(x), np.zeros(1))
         except hs.HyperslabError as error:
             print("parent" if os.getpid() == me else "child", type(error).__name__, flush=True)
             os._exit(0)
-        """
+        """.replace("AFTER", str(after))
     )
     assert done.stdout == "child HyperslabError\nparent JobInterrupted\n", done.stderr
 

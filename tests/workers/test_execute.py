@@ -16,6 +16,8 @@ from chaos import wait_until
 
 import hyperslab as hs
 from hyperslab.compiler import compile_kernel, publish
+from hyperslab_workers import bindings
+from hyperslab_workers.access import Placement
 from hyperslab_workers.arena import KEPT_IDLE
 from hyperslab_workers.board import FAILED, FINISHED, IDLE, RUNNING, Board
 from hyperslab_workers.execute import _arena, execute
@@ -106,6 +108,7 @@ class Workbench:
             lock_timeout=None,
             ordered=plan.ordered,
             memory=plan.memory.per_worker,
+            undo=plan.undo,
         )
         path = str(scratch / "program")
         dataclasses.replace(program, **changes).dump(path)
@@ -268,6 +271,29 @@ def test_a_region_computed_when_its_job_is_called_off_is_not_written(bench):
     assert outcomes[0].failure.kind == "called off"
     assert bench.board.rows[0].mark().state == FAILED, "nobody may wait for it"
     assert not bench.result().any()
+
+
+def test_a_region_changed_in_place_when_its_job_is_called_off_is_done(bench, monkeypatch):
+    total = hs.create(bench.directory / "total.npy", COLUMNS)
+    values, accumulated = bench.engine.plan(add_all, bench.values, hs.accumulate(total)).arguments
+    in_place = dataclasses.replace(accumulated, placement=Placement.DIRECT)
+    task = bench.program(
+        *(add_all, bench.values, hs.accumulate(total)),
+        arguments=(values, in_place),
+        slots=None,
+    )
+    prepare = bindings._Direct.prepare
+
+    def called_off_meanwhile(binding, region):
+        bench.board.cells[0].call_off()
+        return prepare(binding, region)
+
+    monkeypatch.setattr(bindings._Direct, "prepare", called_off_meanwhile)
+    failure = task()().failure
+    assert failure is not None
+    # One region is in the file, and one is said to be.
+    assert (failure.kind, failure.reached, failure.torn) == ("called off", 1, False)
+    np.testing.assert_array_equal(np.asarray(total), np.asarray(bench.values)[0])
 
 
 def test_a_wait_for_a_lock_times_out_and_writes_nothing(bench):

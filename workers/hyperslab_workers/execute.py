@@ -31,6 +31,7 @@ from hyperslab_workers.kernel import KernelRaised, load
 from hyperslab_workers.partials import Fold, Partials
 from hyperslab_workers.stepping import Stepper
 from hyperslab_workers.task import Failure, Outcome, Program, Task
+from hyperslab_workers.undo import Undo, undo_path
 
 __all__ = ["execute", "idle", "perform"]
 
@@ -57,14 +58,17 @@ def execute(task: Task, board: str, row: int, ticket: int) -> Outcome:
     """
     known = _kept("boards", _KEPT_BOARDS, board, lambda: Board(board))
     with floating_point.defaults():
-        outcome = perform(task, known.rows[row], known.cells[0], ticket)
+        outcome = perform(task, known.rows[row], known.cells[0], ticket, undo_path(board, row))
     # Nobody tells a thread of a foreign pool when there is nothing more to do.
     idle()
     return outcome
 
 
-def perform(task: Task, row: Row, cell: Cell, ticket: int) -> Outcome:
-    """Run the kernel on every region of a task, saying on the board how far it has come."""
+def perform(task: Task, row: Row, cell: Cell, ticket: int, undo: str | None = None) -> Outcome:
+    """Run the kernel on every region of a task, saying on the board how far it has come.
+
+    What a region was before it is changed is kept in the file `undo`, where the task asks for that.
+    """
     started = time.monotonic()
     performer: _Performer | None = None
     failure = None
@@ -72,7 +76,7 @@ def perform(task: Task, row: Row, cell: Cell, ticket: int) -> Outcome:
     row.sign(os.getpid())
     try:
         performer = _performer(task.program)
-        performer.perform(task, row, cell)
+        performer.perform(task, row, cell, ticket, undo)
     except _CalledOff:
         failure = Failure("called off", "the run was called off")
     except (Exception, KeyboardInterrupt, SystemExit) as error:
@@ -87,6 +91,8 @@ def perform(task: Task, row: Row, cell: Cell, ticket: int) -> Outcome:
 def idle() -> None:
     """There is nothing to do: keep only as much memory as a worker may hold at rest."""
     _keep(KEPT_IDLE)
+    for place in _thread.__dict__.get("undo", {}).values():
+        place.let_go(KEPT_IDLE)
 
 
 def _keep(most: int) -> None:
@@ -130,7 +136,7 @@ class _Performer:
         if self._stepper is not None:
             self._stepper.let_go()
 
-    def perform(self, task: Task, row: Row, cell: Cell) -> None:
+    def perform(self, task: Task, row: Row, cell: Cell, ticket: int, undo: str | None) -> None:
         """Run all regions; raise whatever goes wrong, with :attr:`current` telling where."""
         self.current = None
         if task.merge is not None:
@@ -139,6 +145,10 @@ class _Performer:
             row.finish(task.stop, 0)
             return
         self._run = (task, row, cell)
+        self._ticket = ticket
+        self._undo = None
+        if self.program.undo:
+            self._undo = _kept("undo", _KEPT_BOARDS, undo or "", lambda: Undo(undo), paths=False)
         leaf, stop = self.program.leaf, task.stop
         try:
             for binding, allowed in zip(self._bindings, self.program.through_map, strict=True):
@@ -209,9 +219,24 @@ class _Performer:
             raise _CalledOff
 
     def _commit(self, index: int) -> None:
-        self._begin_writing(index)
-        for binding in self._bindings:
-            binding.commit()
+        if self._undo is not None:
+            self._undo.keep(self.program, self._ticket, index)
+        if not self._in_place:  # Else the kernel has changed the file already.
+            self._begin_writing(index)
+        try:
+            for binding in self._bindings:
+                binding.commit()
+        except (Exception, KeyboardInterrupt):
+            if self._undo is not None:
+                self._take_back(self._undo, index)
+            raise
+
+    def _take_back(self, undo: Undo, index: int) -> None:
+        """After a write that failed: the region is again what it was, if that can be written."""
+        task, row, _ = self._run
+        with contextlib.suppress(Exception):
+            undo.take_back(self.program, self._ticket, index)
+            row.at(index, index - task.start)
 
     def _release(self) -> None:
         """Let go of the file pages of earlier regions which this one did not touch again."""
@@ -290,13 +315,16 @@ def _performer(path: str) -> _Performer:
     return performer
 
 
-def _kept(name: str, most: int, path: str, make: Callable[[], T]) -> T:
-    """What this thread keeps for a path, made now if it is new."""
+def _kept(name: str, most: int, path: str, make: Callable[[], T], *, paths: bool = True) -> T:
+    """What this thread keeps for a path, made now if it is new.
+
+    With `paths`, what belongs to a path that is gone goes too.
+    """
     table: OrderedDict[str, T] = _thread.__dict__.setdefault(name, OrderedDict())
     kept = table.get(path)
     if kept is None:
         # Those of plans that are gone keep slots and files alive: they go before new ones come.
-        for known in [known for known in table if not os.path.exists(known)]:
+        for known in [known for known in table if paths and not os.path.exists(known)]:
             del table[known]
         kept = table[path] = make()
         while len(table) > most:

@@ -25,6 +25,7 @@ from hyperslab_workers.descriptors import open_apart
 from hyperslab_workers.execute import idle, perform
 from hyperslab_workers.owned import read_own
 from hyperslab_workers.task import Outcome, Task, write_aside
+from hyperslab_workers.undo import undo_path
 
 __all__ = [
     "ANSWER",
@@ -100,9 +101,10 @@ def reside(directory: str, number: int) -> None:
     board = Board(board_path(directory))
     row = board.rows[number]
     row.sign(os.getpid())
+    undo = undo_path(board.path, os.getpid())
     answers = _Answers(directory)
     for ticket, channel, task in _tokens(directory, number, answers):
-        outcome = perform(task, row, board.cells[channel], ticket)
+        outcome = perform(task, row, board.cells[channel], ticket, undo)
         answers.add(channel, ticket, outcome)
 
 

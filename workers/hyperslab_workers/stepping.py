@@ -86,8 +86,8 @@ class Stepper:
     @staticmethod
     def serves(program: Program, bindings: Sequence[Binding]) -> bool:
         """Whether any region of a program can go the short way."""
-        if program.release:
-            return False  # What each region has touched is noted in the general one.
+        if program.release or program.undo:
+            return False  # What each region has touched, or was, is noted in the general one.
         if any(b.guards_region or b.guards_commit or b.in_place for b in bindings):
             return False
         return all(

@@ -90,6 +90,9 @@ class Program:
     memory: int
     """Bytes of buffers that one worker may hold for it."""
 
+    undo: bool = False
+    """Whether a region is kept as it was before it is changed."""
+
     release: bool = False
     """Whether mapped pages are let go after each region."""
 

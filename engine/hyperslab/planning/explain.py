@@ -115,6 +115,8 @@ def _locks(plan: Plan) -> str:
 def _deaths(plan: Plan) -> str:
     if plan.repeatable:
         return "what a worker was doing when it died is done again"
+    if plan.undo:
+        return "what a worker was doing is undone, where it was just writing, and done again"
     return (
         "what a worker was doing is done again, unless it was just writing: such a region sees "
         "what it changes, and is reported"

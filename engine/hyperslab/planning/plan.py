@@ -115,6 +115,10 @@ class Plan:
     repeatable: bool
     """Whether a region can be computed again after it has changed its files."""
 
+    undo: bool
+    """Whether a region is kept as it was until it is changed: where it cannot be computed again,
+    and no lock is what keeps others away from it."""
+
     through_map: tuple[bool, ...]
     """For each argument whether the kernel may store into the file's own pages."""
 

@@ -112,6 +112,7 @@ def build(
     complete = _placed(complete, declarations, private, limit)
     accesses = [a for a in complete if isinstance(a, Access)]
     again = repeatable(accesses)
+    undo = not again and not any(access.locked for access in accesses)
     shares = _shares(grid, complete, declarations, private, settings.at_once, again)
     leaf, batch = shares.leaf, shares.batch
     orders = tuple(buffer_order(a) for a in complete)
@@ -142,9 +143,11 @@ def build(
             tasks=-(-len(grid) // batch),
             leaves=batch // leaf,
             scratch_is_memory=is_memory(scratch_root(settings.scratch)),
+            undo=undo,
         ),
         budget=limit,
         repeatable=again,
+        undo=undo,
         through_map=through_map,
         release=releases(settings.release, accesses),
         workers=settings.at_once,

@@ -43,6 +43,7 @@ def project(
     tasks: int,
     leaves: int,
     scratch_is_memory: bool,
+    undo: bool,
 ) -> Memory:
     """The projection for a run, within its budget.
 
@@ -56,6 +57,8 @@ def project(
         Leaves in a task.
     scratch_is_memory : bool
         Whether what lies in scratch takes memory.
+    undo : bool
+        Whether a region is kept as it was while it is changed.
 
     Raises
     ------
@@ -74,8 +77,12 @@ def project(
     # leaf is accumulated where the whole will be looked for.
     folding = private * (leaves.bit_length() - 1)
 
+    changed = [a for a in accesses if undo and a.changes and a.placement is None]
+
     def per_worker(shape: tuple[int, ...]) -> int:
-        return partition.region_cost(accesses, shape).buffered + fixed + folding + merged
+        # What is kept lies in scratch, or in memory where threads of this process compute.
+        kept = partition.region_cost(changed, shape).touched
+        return partition.region_cost(accesses, shape).buffered + kept + fixed + folding + merged
 
     def shared(count: int) -> int:
         return private * slots_needed(tasks, count) if scratch_is_memory else 0

@@ -59,8 +59,9 @@ class ResidentChannel:
         self._poll.register(self._answers, select.EPOLLIN)
         self._watched: set[int] = set()
         self._sent: dict[int, tuple[Task, Worker]] = {}
-        self.gone: list[tuple[int, Mark, Death]] = []
-        """Tickets of tasks whose worker has died, put here by whoever found it dead."""
+        self.gone: list[tuple[int, Mark, Death, str | None]] = []
+        """Tickets of tasks whose worker has died, put here by whoever found it dead; with what the
+        board said, what killed it, and where it kept what it was changing."""
 
     def begin(self, line: Line) -> None:
         """Serve a new run. Under the pool's lock."""
@@ -248,7 +249,7 @@ class ResidentChannel:
         with self._pool.lock:
             gone, self.gone = self.gone, []
         events: list[Event] = []
-        for ticket, mark, death in gone:
+        for ticket, mark, death, undo in gone:
             known = self._sent.pop(ticket, None)
             if known is None:
                 continue  # Its answer came in time.
@@ -258,7 +259,7 @@ class ResidentChannel:
                 continue
             remove_aside(self._pool.directory, ticket)
             begun = mark.ticket == ticket and mark.state != IDLE
-            events.append(Lost(known[0], mark if begun else None, death))
+            events.append(Lost(known[0], mark if begun else None, death, undo))
         return events
 
     def regions_done(self) -> int:

@@ -62,6 +62,9 @@ class Lost(NamedTuple):
     death: Death
     """What killed the worker."""
 
+    undo: str | None = None
+    """Where it kept what it was changing, as that was before."""
+
 
 Event = Answered | Lost
 

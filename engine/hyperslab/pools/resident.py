@@ -37,12 +37,13 @@ from hyperslab.pools.spawning import (
 )
 from hyperslab.underway import goes_on_in_parent
 from hyperslab_workers import forks
-from hyperslab_workers.board import Board
+from hyperslab_workers.board import WRITING, Board
 from hyperslab_workers.descriptors import open_apart
 from hyperslab_workers.farewell import before_child_ends, threads_remain
 from hyperslab_workers.host import refused
 from hyperslab_workers.posting import Posting
 from hyperslab_workers.resident import TOKEN, answers_path, board_path, tokens_path
+from hyperslab_workers.undo import undo_path
 
 if TYPE_CHECKING:
     from hyperslab_workers.task import Task
@@ -238,8 +239,13 @@ class ResidentPool:
                 death = self._death(worker)
                 mark = self.board.rows[worker.number].mark()
                 worker.take_back()
+                undo = undo_path(self.board.path, worker.pid)
+                if mark.state != WRITING or mark.ticket not in worker.sent:
+                    with contextlib.suppress(OSError):
+                        os.unlink(undo)  # Else whoever has lost the task will.
                 for ticket, (channel, _) in worker.sent.items():
-                    channel.gone.append((ticket, mark, death))
+                    held = undo if ticket == mark.ticket else None
+                    channel.gone.append((ticket, mark, death, held))
                     channel.wake()
                 worker.sent.clear()
                 self._dismiss(worker)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import queue
 import sys
 import time
 import weakref
@@ -21,6 +20,7 @@ from typing import NoReturn
 from hyperslab.errors import HyperslabError
 from hyperslab.interruption import uninterrupted
 from hyperslab.pools.death import Death, death_of_error
+from hyperslab.pools.mailbox import Mailbox
 from hyperslab.pools.protocol import Answered, Capabilities, Event, Line, Lost, Route
 from hyperslab.underway import (
     goes_on_in_parent,
@@ -30,6 +30,7 @@ from hyperslab.underway import (
 from hyperslab_workers import forks
 from hyperslab_workers.board import IDLE, RUNNING, WRITING, Board
 from hyperslab_workers.task import Outcome, Task
+from hyperslab_workers.undo import undo_path
 
 __all__ = ["ForeignPool", "SerialPool"]
 
@@ -54,7 +55,7 @@ class _SubmittedChannel:
         self._free = list(range(capacity))
         self._tickets = itertools.count(1)
         self._flying: dict[Future[Outcome], tuple[Task, int, int]] = {}
-        self._landed: queue.SimpleQueue[Future[Outcome]] = queue.SimpleQueue()
+        self._landed: Mailbox[Future[Outcome]] = Mailbox()
         self._broken: Death | None = None
         self._inherited = False
         _channels.add(self)
@@ -109,10 +110,8 @@ class _SubmittedChannel:
         """What has happened; waits up to so many seconds for the first event."""
         self._check_own()
         events: list[Event] = []
-        with contextlib.suppress(queue.Empty):
-            self._land(self._landed.get(timeout=timeout), events)
-            while True:
-                self._land(self._landed.get_nowait(), events)
+        for future in self._landed.take(timeout):
+            self._land(future, events)
         if self._broken is not None:
             events += self._lose(self._broken)
         return events
@@ -145,7 +144,8 @@ class _SubmittedChannel:
                 lost.append(Answered(task, Outcome(time.monotonic(), 0.0, 0)))
             else:
                 begun = mark.ticket == ticket and mark.state != IDLE
-                lost.append(Lost(task, mark if begun else None, death))
+                undo = undo_path(self._board.path, row)
+                lost.append(Lost(task, mark if begun else None, death, undo))
         return lost
 
     def regions_done(self) -> int:
@@ -191,6 +191,9 @@ class _SubmittedChannel:
         _channels.discard(self)
         if self._inherited:
             return
+        for row in range(len(self._board.rows)):
+            with contextlib.suppress(OSError):
+                os.unlink(undo_path(self._board.path, row))
         with contextlib.suppress(OSError):
             os.unlink(self._board.path)
 

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from hyperslab.errors import HyperslabError
 from hyperslab.pools.death import Death
+from hyperslab.pools.mailbox import Mailbox
 from hyperslab.pools.protocol import Answered, Capabilities, Event, Line, Lost, Route
 from hyperslab.underway import goes_on_in_parent
 from hyperslab_workers import floating_point, forks
@@ -80,6 +81,8 @@ class ThreadPool:
         self.closed = False
         self._lock = forks.lock()
         self._idle: list[_Hand] = []
+        self._inherited = False
+        _pools.add(self)
 
     def start(self) -> None:
         """Nothing to start: that is what they are for."""
@@ -89,8 +92,14 @@ class ThreadPool:
         self.check_open()
         return _ThreadChannel(self, min(line.workers, self.workers))
 
+    def disown(self) -> None:
+        """Leave the threads to the process of which this one is a copy."""
+        self._inherited = True
+
     def check_open(self) -> None:
-        """Refuse work where the engine was closed."""
+        """Refuse work where the engine was closed, or is another process's."""
+        if self._inherited:
+            raise goes_on_in_parent()
         if self.closed:
             raise HyperslabError(
                 "the engine was closed while a job ran on it: close it when its jobs are over"
@@ -137,8 +146,8 @@ class _ThreadChannel:
         self._board = Board.private(workers)
         self._cell = self._board.cells[0]
         self._orders: queue.SimpleQueue[tuple[int, Task] | None] = queue.SimpleQueue()
-        self._answers: queue.SimpleQueue[tuple[int, Outcome]] = queue.SimpleQueue()
-        self._left: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._answers: Mailbox[tuple[int, Outcome]] = Mailbox()
+        self._left: Mailbox[int] = Mailbox()
         self._tickets = itertools.count(1)
         self._sent: dict[int, Task] = {}
         self._seated = 0
@@ -198,7 +207,7 @@ class _ThreadChannel:
                 self._orders.put(None)
                 with floating_point.defaults():
                     self.serve(seat)
-                self._left.get()
+                self._left.take(0.0)
 
     def _call_others(self) -> None:
         for _ in range(self._seated, min(self.workers, self._seated + self._orders.qsize())):
@@ -215,17 +224,13 @@ class _ThreadChannel:
                 timeout = min(timeout, left)
             else:
                 self._call_others()
-        events: list[Event] = []
-        with contextlib.suppress(queue.Empty):
-            self._note(*self._answers.get(timeout=timeout), events)
-            while True:
-                self._note(*self._answers.get_nowait(), events)
-        return events
+        return self._collect(timeout)
 
-    def _note(self, ticket: int, outcome: Outcome, events: list[Event]) -> None:
-        task = self._sent.pop(ticket, None)
-        if task is not None:
-            events.append(Answered(task, outcome))
+    def _collect(self, timeout: float = _LOOK) -> list[Event]:
+        """What has happened in that time."""
+        answers = self._answers.take(timeout)
+        known = ((self._sent.pop(ticket, None), outcome) for ticket, outcome in answers)
+        return [Answered(task, outcome) for task, outcome in known if task is not None]
 
     def regions_done(self) -> int:
         """Regions finished in the tasks under way."""
@@ -254,13 +259,6 @@ class _ThreadChannel:
                 events += self._collect()
         events += self._collect()
         return events + self._abandon()
-
-    def _collect(self) -> list[Event]:
-        """What has happened in the next moment."""
-        events: list[Event] = []
-        with contextlib.suppress(queue.Empty):
-            self._note(*self._answers.get(timeout=_LOOK), events)
-        return events
 
     def _revoke(self) -> None:
         """Take back what has not been taken by a thread."""
@@ -305,19 +303,25 @@ class _ThreadChannel:
         for _ in range(self._seated):
             self._orders.put(None)
         # What they needed for this run is in no budget of the next one.
-        with contextlib.suppress(queue.Empty):
-            for _ in range(self._seated - len(self._abandoned)):
-                self._left.get(timeout=_LEAVING)
+        staying = self._seated - len(self._abandoned)
+        deadline = time.monotonic() + _LEAVING
+        while staying > 0 and (left := deadline - time.monotonic()) > 0:
+            staying -= len(self._left.take(left))
 
 
 _channels: weakref.WeakSet[_ThreadChannel] = weakref.WeakSet()
 """Those of the runs under way in this process."""
 
+_pools: weakref.WeakSet[ThreadPool] = weakref.WeakSet()
+
 
 def _disown_all() -> None:
     for channel in list(_channels):
         channel.disown()
+    for pool in list(_pools):
+        pool.disown()
     _channels.clear()
+    _pools.clear()
 
 
 forks.in_child(_disown_all)

@@ -114,6 +114,7 @@ def prepare(
         ordered=plan.ordered,
         memory=plan.memory.per_worker,
         release=plan.release,
+        undo=plan.undo,
     )
     weakref.finalize(plan, _remove, path, slots, reused, os.getpid())
     program.dump(path)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import time
 from collections import Counter
 from typing import Any
@@ -36,8 +37,10 @@ from hyperslab.running.standing import Standing
 from hyperslab.running.window import Window
 from hyperslab.underway import call_off_if_asked
 from hyperslab_workers import mapping
+from hyperslab_workers.board import RUNNING, WRITING, Mark
 from hyperslab_workers.host import REFUSALS, refused
 from hyperslab_workers.task import Failure, Task
+from hyperslab_workers.undo import restore
 
 __all__ = ["drive", "interrupted"]
 
@@ -165,6 +168,7 @@ class _Run:
         self.retries = 0
         self.pids: set[int] = set()
         self._plan = plan
+        self._program = prepared.line.program
         self._channel = channel
         self._restartable = pool.capabilities.restartable
         self._progress = progress
@@ -265,10 +269,23 @@ class _Run:
         return failure.kind != "called off"
 
     def _note_loss(self, event: Lost) -> Verdict:
-        what = verdict(event.task, event.mark, self._plan)
+        what = verdict(event.task, self._undone(event), self._plan)
         self._standing.done(*what.done)
         self._standing.in_doubt(*what.torn)
         return what
+
+    def _undone(self, event: Lost) -> Mark | None:
+        """What the board said of a lost task, once the region it was changing is what it was."""
+        mark = event.mark
+        if mark is None or mark.state != WRITING or event.undo is None or not self._program.undo:
+            return mark
+        try:
+            restored = restore(event.undo, self._program, mark.ticket, mark.region)
+        except HyperslabError:
+            return mark  # In doubt: its file cannot be written any more.
+        with contextlib.suppress(OSError):
+            os.unlink(event.undo)
+        return mark._replace(state=RUNNING) if restored else mark
 
     def _finish(self, event: Answered) -> None:
         task, outcome = event.task, event.outcome
