@@ -113,6 +113,7 @@ def build(
     accesses = [a for a in complete if isinstance(a, Access)]
     again = repeatable(accesses)
     undo = not again and not any(access.locked for access in accesses)
+    in_memory = is_memory(scratch_root(settings.scratch))
     shares = _shares(grid, complete, declarations, private, settings.at_once, again)
     leaf, batch = shares.leaf, shares.batch
     orders = tuple(buffer_order(a) for a in complete)
@@ -142,8 +143,9 @@ def build(
             splittable,
             tasks=-(-len(grid) // batch),
             leaves=batch // leaf,
-            scratch_is_memory=is_memory(scratch_root(settings.scratch)),
-            undo=undo,
+            scratch_is_memory=in_memory,
+            # Threads of this process keep it in memory of theirs.
+            undo_in_memory=undo and (in_memory or settings.executor == "auto"),
         ),
         budget=limit,
         repeatable=again,

@@ -43,7 +43,7 @@ def project(
     tasks: int,
     leaves: int,
     scratch_is_memory: bool,
-    undo: bool,
+    undo_in_memory: bool,
 ) -> Memory:
     """The projection for a run, within its budget.
 
@@ -57,8 +57,8 @@ def project(
         Leaves in a task.
     scratch_is_memory : bool
         Whether what lies in scratch takes memory.
-    undo : bool
-        Whether a region is kept as it was while it is changed.
+    undo_in_memory : bool
+        Whether a region is kept as it was while it is changed, and that takes memory.
 
     Raises
     ------
@@ -77,10 +77,9 @@ def project(
     # leaf is accumulated where the whole will be looked for.
     folding = private * (leaves.bit_length() - 1)
 
-    changed = [a for a in accesses if undo and a.changes and a.placement is None]
+    changed = [a for a in accesses if undo_in_memory and a.changes and a.placement is None]
 
     def per_worker(shape: tuple[int, ...]) -> int:
-        # What is kept lies in scratch, or in memory where threads of this process compute.
         kept = partition.region_cost(changed, shape).touched
         return partition.region_cost(accesses, shape).buffered + kept + fixed + folding + merged
 
