@@ -5,10 +5,9 @@ from __future__ import annotations
 import atexit
 import gc
 import os
-import sys
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from hyperslab import settings as configuration
@@ -18,14 +17,13 @@ from hyperslab.planning import planner
 from hyperslab.planning.memory import budget
 from hyperslab.planning.plan import Plan, set_runner
 from hyperslab.planning.recall import Recall
-from hyperslab.pools import Pool, make_pool
 from hyperslab.running.prepare import Prepared, prepare
 from hyperslab.running.progress import make_progress
 from hyperslab.running.report import Report
-from hyperslab.running.routing import PATIENCE, cost, is_short
 from hyperslab.running.run import drive, interrupted
 from hyperslab.session import scratch_root, session_directory
 from hyperslab.settings import Progress, Release, Settings
+from hyperslab.staff import Staff, lock_roots
 from hyperslab.underway import under_way
 from hyperslab_workers import forks
 from hyperslab_workers.host import REFUSALS, refused
@@ -113,14 +111,10 @@ class Engine:
             progress=progress,
             release=release,
         )
-        self._pool: Pool | None = None
-        self._threads: Pool | None = None
-        self._left_to_threads = 0
+        self._staff = Staff(self._settings)
         self._prepared: weakref.WeakKeyDictionary[Plan, Prepared] = weakref.WeakKeyDictionary()
         self._recall = Recall()
         self._lock = forks.lock()
-        self._closed = False
-        self._pid = os.getpid()
         self._name = os.urandom(8).hex()
         _engines[self._name] = self
 
@@ -134,7 +128,7 @@ class Engine:
 
         From here on short jobs run in them as well.
         """
-        self._ready_pool().start()
+        self._staff.workers().start()
 
     def run(
         self,
@@ -217,7 +211,7 @@ class Engine:
         finally:
             display.close()
         with self._lock:
-            if not self._closed and not prepared.pool.closed:
+            if not self._staff.closed and not prepared.pool.closed:
                 self._prepared[plan] = prepared
         return report
 
@@ -227,76 +221,24 @@ class Engine:
         Another thread that runs the same plan at the same time prepares it anew: two runs would
         leave their contributions in one place. So does the run after one that failed.
         """
-        here = self._threads_for(plan)
+        here = self._staff.threads_for(plan)
         if here is None:
-            self._ready_pool()
+            self._staff.workers()
         with self._lock:
             prepared = self._prepared.pop(plan, None)
-        if prepared is not None and prepared.pool in (here, self._pool):
+        if prepared is not None and prepared.pool in (here, self._staff.pool):
             return prepared
         session = session_directory(self._settings.scratch)
         try:
-            return prepare(plan, session, self._ready_pool, here)
+            return prepare(plan, session, self._staff.workers, here)
         except KeyboardInterrupt:
             raise interrupted(plan, "before its first region; no file was changed") from None
 
-    def _threads_for(self, plan: Plan) -> Pool | None:
-        """Threads of this process, where the plan is short and there are no workers yet."""
-        with self._lock:
-            self._check_usable()
-            if self._settings.executor != "auto" or self._pool is not None or not is_short(plan):
-                return None
-            self._left_to_threads += cost(plan)
-            if self._left_to_threads > PATIENCE:
-                self._ready_pool().start()  # In the background, for the jobs after this one.
-            if self._threads is None:
-                from hyperslab.pools.threads import ThreadPool
-
-                session = session_directory(self._settings.scratch)
-                self._threads = ThreadPool(self._settings.workers, session)
-                weakref.finalize(self, _close_pool, self._threads, os.getpid())
-            return self._threads
-
-    def _ready_pool(self) -> Pool:
-        with self._lock:
-            self._check_usable()
-            if self._pool is None:
-                session = session_directory(self._settings.scratch)
-                self._pool = make_pool(self._settings.executor, self._settings.workers, session)
-                # An engine that nobody holds any more ends as one that was closed.
-                weakref.finalize(self, _close_pool, self._pool, os.getpid())
-            return self._pool
-
-    def _check_usable(self) -> None:
-        """Refuse a closed engine, and forget pools that have ended. Under the lock."""
-        if self._closed:
-            raise HyperslabError("this engine is closed: make a new hs.Engine")
-        if self._pid != os.getpid():
-            # A forked child has none of its parent's threads or workers.
-            if not isinstance(self._settings.executor, str):
-                raise HyperslabError(
-                    f"this engine's executor is that of process {self._pid}, of which this is a"
-                    " copy without its threads and workers: make an executor and an engine here"
-                )
-            self._pool, self._threads, self._pid = None, None, os.getpid()
-            self._prepared.clear()
-        if self._pool is not None and self._pool.closed:
-            # A child of multiprocessing ends its pools before it waits for its threads.
-            self._pool = None
-            self._prepared.clear()
-
     def close(self) -> None:
         """Stop the workers. The engine cannot be used afterwards; closing twice is fine."""
-        with self._lock:
-            self._closed = True
-            if self._pid != os.getpid():
-                return
-            pools = [pool for pool in (self._threads, self._pool) if pool is not None]
-            self._threads = self._pool = None
-            self._prepared.clear()
-            self._recall.clear()
-        for pool in pools:
-            _close_pool(pool, os.getpid())
+        self._staff.close()
+        self._prepared.clear()
+        self._recall.clear()
 
     def __enter__(self) -> Engine:
         return self
@@ -306,21 +248,13 @@ class Engine:
 
     def __repr__(self) -> str:
         executor = self._settings.executor
-        state = "closed" if self._closed else "open"
+        state = "closed" if self._staff.closed else "open"
         return f"<hyperslab.Engine: {self._settings.workers} workers, {executor!r}, {state}>"
-
-
-def _close_pool(pool: Pool, pid: int, ending: Callable[[], bool] = sys.is_finalizing) -> None:
-    # When Python takes modules down, their names are gone, and all pools have been closed before.
-    if not ending() and os.getpid() == pid:
-        pool.close()
-        _lock_roots.update(pool.lock_roots)
 
 
 _engines: weakref.WeakValueDictionary[str, Engine] = weakref.WeakValueDictionary()
 """The engines of this process, by the name that their plans carry."""
 
-_lock_roots: set[str | None] = set()
 _over = False
 """Whether the exit handler below has been run."""
 
@@ -332,7 +266,7 @@ def default_engine() -> Engine:
     """The engine behind ``hs.run``: made at first use, kept warm, closed at exit."""
     global _default
     with _default_lock:
-        if _default is None or _default._closed:
+        if _default is None or _default._staff.closed:
             _default = Engine()
         return _default
 
@@ -437,10 +371,10 @@ def _close_all() -> None:
     for engine in list(_engines.values()):
         engine.close()
     # Processes of a foreign executor have ended by now, most kinds without any farewell.
-    if _lock_roots:
+    if lock_roots:
         from hyperslab_workers.locks import sweep
 
-        for root in list(_lock_roots):
+        for root in list(lock_roots):
             sweep(root)
     # What is alive now stays so until the process ends; collecting what Numba leaves behind
     # costs up to 0.3 s and frees nothing that the system would not free faster.

@@ -49,7 +49,7 @@ def add_one(a):
 
 
 def kill(engine: hs.Engine, number: int) -> None:
-    worker = engine._pool.staff[number]
+    worker = engine._staff.pool.staff[number]
     os.kill(worker.pid, signal.SIGKILL)
     select.select([worker.pidfd], [], [])
 

@@ -158,7 +158,7 @@ def test_a_job_that_ends_badly_costs_its_neighbour_nothing(tmp_path, values, how
         second = threads.submit(neighbour)
         wait_until(lambda: running(tmp_path), "the neighbour begins")
         first = threads.submit(guilty)
-        channels = engine._pool._channels
+        channels = engine._staff.pool._channels
         wait_until(lambda: len(channels) == 2 and channels[1]._sent, "the other begins")
         if how == "fails":
             # Its second region raises while the first computes on.
@@ -182,8 +182,8 @@ def test_a_job_that_ends_badly_costs_its_neighbour_nothing(tmp_path, values, how
 
 def victim_of(engine: hs.Engine, channel) -> int | None:
     """The worker that computes a task of that channel."""
-    for worker in list(engine._pool.staff):
-        mark = engine._pool.board.rows[worker.number].mark()
+    for worker in list(engine._staff.pool.staff):
+        mark = engine._staff.pool.board.rows[worker.number].mark()
         if mark.state == RUNNING and mark.ticket in list(channel._sent):
             return worker.pid
     return None

@@ -168,7 +168,7 @@ def test_workers_never_compile(warm: hs.Engine, tmp_path: Path) -> None:
         report = warm.run(kernel, a, np.ones(1), hs.write(out), region=100)
         assert report.regions == 10
     # Nothing but the workers themselves can tell: the engine's own pool asks them.
-    pool = warm._ready_pool()
+    pool = warm._staff.workers()
     answers = {worker.pid: tmp_path / f"answer-{worker.number}" for worker in pool.staff}
     assert {span.worker for span in report.timeline} <= set(answers)
     for number, worker in enumerate(pool.staff):

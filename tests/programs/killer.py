@@ -50,7 +50,7 @@ class Leave:
 
 def leave(engine: hs.Engine, worker: int = 0) -> None:
     """Have a worker leave by itself when it comes to it."""
-    pool, ticket = engine._pool, next(_tickets)
+    pool, ticket = engine._staff.pool, next(_tickets)
     write_aside(Leave(), aside_path(pool.directory, ticket, "task"))
     os.write(pool.staff[worker].pipe, TOKEN.pack(ticket, 0, 0, 0, 0, 0, -1, -1, 0, ASIDE))
 
@@ -135,7 +135,7 @@ class Killer(threading.Thread):
         """A worker that has just come to such a state, if one does soon."""
         until = time.monotonic() + 0.1
         while time.monotonic() < until:
-            for row in self._engine._pool.board.rows:
+            for row in self._engine._staff.pool.board.rows:
                 if row.mark().state in states:
                     return [row.pid]
         return []
@@ -163,10 +163,10 @@ class Killer(threading.Thread):
         return True
 
     def _leave(self) -> bool:
-        number = self._random.randrange(len(self._engine._pool.staff))
+        number = self._random.randrange(len(self._engine._staff.pool.staff))
         # Another thread may be about to replace it.
-        with self._engine._pool.lock:
-            fd = os.dup(self._engine._pool.staff[number].pidfd)
+        with self._engine._staff.pool.lock:
+            fd = os.dup(self._engine._staff.pool.staff[number].pidfd)
             leave(self._engine, number)
         try:
             return _within(2.0, lambda: bool(select.select([fd], [], [], 0.1)[0]))
