@@ -209,6 +209,9 @@ class ScriptedChannel:
             events, self.events = list(self.events), deque()
         return events
 
+    def acknowledge(self) -> None:
+        """Nothing is told twice."""
+
     def regions_done(self) -> int:
         return 0
 

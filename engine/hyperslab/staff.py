@@ -36,6 +36,7 @@ class Staff:
         self._lock = forks.lock()
         self._pid = os.getpid()
         self._left_to_threads = 0
+        self._alone = False
         self._threads: Pool | None = None
         self.pool: Pool | None = None
         """The pool of the engine's executor, if it has been needed yet."""
@@ -68,11 +69,12 @@ class Staff:
         """
         with self._lock:
             self._check_usable()
-            if self._settings.executor != "auto" or self.pool is not None or not is_short(plan):
+            has_workers = self.pool is not None and self.pool.started
+            if self._settings.executor != "auto" or has_workers or not is_short(plan):
                 return None
             self._left_to_threads += cost(plan)
-            if self._left_to_threads > PATIENCE:
-                self.workers().start()  # In the background, for the jobs after this one.
+            if self._left_to_threads > PATIENCE and not self._alone:
+                self._start_for_later()
             session = self._session()
             if self._threads is None:
                 from hyperslab.pools.threads import ThreadPool
@@ -93,6 +95,16 @@ class Staff:
             self._threads = self.pool = None
         for pool in pools:
             _close(pool, os.getpid())
+
+    def _start_for_later(self) -> None:
+        """Start workers in the background; where there can be none, threads serve for good."""
+        try:
+            self.workers().start()
+        except HyperslabError:
+            self._alone = True
+            pool, self.pool = self.pool, None
+            if pool is not None:
+                pool.close()
 
     def _session(self) -> Path:
         return session_directory(self._settings.scratch)

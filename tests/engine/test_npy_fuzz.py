@@ -128,3 +128,33 @@ def test_a_mutated_header_is_an_array_or_refused(tmp_path: Path, number: int) ->
             opened_or_refused(path, data)
         except Exception as error:
             raise AssertionError(f"{data[:400]!r}") from error
+
+
+def test_headers_are_read_in_many_threads_at_a_time(tmp_path):
+    """Python 3.11's parser says of one of two threads that it is at fault."""
+    import sys
+    import threading
+
+    path = tmp_path / "a.npy"
+    np.save(path, np.arange(12.0).reshape(3, 4))
+    errors: list[Exception] = []
+
+    def read() -> None:
+        try:
+            for _ in range(300):
+                with hs.open(path) as a:
+                    assert a.shape == (3, 4)
+        except Exception as error:
+            errors.append(error)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        threads = [threading.Thread(target=read) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not errors

@@ -361,7 +361,8 @@ def test_what_was_written_when_the_run_was_called_off_is_done_and_not_in_doubt(
 ):
     scene = Scene(engine, tmp_path, lambda s: (hs.update(s.a),))
     pool = ScriptedPool(tmp_path, Script())
-    path = prepare(scene.plan, tmp_path, lambda: pool).line.path
+    prepared = prepare(scene.plan, tmp_path, lambda: pool)  # Whose files go with it.
+    path = prepared.line.path
     board, write = Board.create(str(tmp_path / "board"), 1), mapping.write_back
 
     def write_and_call_off(*arguments) -> None:

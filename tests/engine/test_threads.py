@@ -11,8 +11,10 @@ import textwrap
 import threading
 import time
 
+import numba
 import numpy as np
 import pytest
+import threads_helpers
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -384,3 +386,153 @@ def test_an_engine_that_nobody_holds_ends_its_threads():
     while set(threading.enumerate()) != before and time.monotonic() < deadline:
         time.sleep(0.01)
     assert set(threading.enumerate()) == before
+
+
+@hs.kernel(boundscheck=False)
+def put_unchecked(x, i):
+    x[i] = 1.0
+
+
+@numba.njit
+def descend(n):
+    return 1.0 if n <= -1 else 1.0 + descend(n + 1) * 1.0000001
+
+
+@hs.kernel
+def through_unchecked(a, out):
+    put_unchecked(out, 0)
+
+
+@hs.kernel
+def through_recursion(a, out):
+    out[0] = descend(-1)
+
+
+@hs.kernel
+def through_module(a, out):
+    out[0] = threads_helpers.first(a)
+
+
+@hs.kernel
+def through_checked(a, out):
+    double(a, out)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "route"),
+    [
+        (through_checked, "threads"),
+        (through_unchecked, "processes"),
+        (through_recursion, "processes"),
+        (through_module, "processes"),
+    ],
+    ids=lambda value: getattr(value, "name", value),
+)
+@pytest.mark.parametrize("cached", [False, True])
+def test_what_a_kernel_calls_counts_too(tmp_path, monkeypatch, kernel, route, cached):
+    if cached:
+        monkeypatch.setenv("HYPERSLAB_CACHE_DIR", str(tmp_path))
+    for _ in range(1 + cached):
+        kernel._compiled.clear()
+        with hs.Engine(executor="auto", progress=False) as engine:
+            a, out = hs.from_array(np.ones(4)), hs.from_array(np.zeros(4))
+            assert engine.run(kernel, a, hs.write(out)).route == route
+        assert np.asarray(out)[0] != 0
+
+
+def stop(*_):
+    raise KeyboardInterrupt
+
+
+# One of the thousands comes in a finalizer, where Python prints and drops it.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("executor", ["auto", "loky", "serial"])
+def test_what_is_said_after_an_interrupt_is_true(executor):
+    """Whenever it comes: an update that is said to be untouched must not have been made."""
+    rng = np.random.default_rng(3)
+    before = signal.signal(signal.SIGALRM, stop)
+    told = 0
+    try:
+        with hs.Engine(executor=executor, progress=False) as engine:
+            array = hs.from_array(np.zeros(3200))
+            engine.run(increment, hs.update(array), region=100)
+            deadline = time.monotonic() + 4
+            while time.monotonic() < deadline:
+                old = np.array(array)[::100]
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, rng.uniform(0.0003, 0.004))
+                    engine.run(increment, hs.update(array), region=100)
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+                except hs.JobInterrupted as error:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+                    told += 1
+                    changed = np.array(array)[::100] - old
+                    for span in error.regions:
+                        part = changed[span.start : span.stop]
+                        assert span.state != "untouched" or not part.any(), error.regions
+                        assert span.state != "done" or (part == 1).all(), error.regions
+                except KeyboardInterrupt:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert told
+
+
+def test_where_there_can_be_no_workers_short_jobs_stay_in_threads(monkeypatch):
+    from hyperslab import staff
+
+    def refuse(self):
+        raise hs.HyperslabError("this process may have no children")
+
+    monkeypatch.setattr("hyperslab.pools.resident.ResidentPool.start", refuse)
+    monkeypatch.setattr(staff, "PATIENCE", 3 * 2**18)
+    with hs.Engine(executor="auto", progress=False) as engine:
+        a, out = hs.from_array(np.zeros(8)), hs.from_array(np.zeros(8))
+        routes = {engine.run(double, a, hs.write(out)).route for _ in range(10)}
+        assert routes == {"threads"}
+        with pytest.raises(hs.HyperslabError, match="no children"):
+            engine.run(unchecked, a, hs.write(out))
+        assert engine.run(double, a, hs.write(out)).route == "threads"
+
+
+def test_many_runs_at_once_leave_few_threads(auto):
+    before = set(threading.enumerate())
+
+    def job():
+        a, out = hs.from_array(np.zeros(2**18)), hs.from_array(np.zeros(2**18))
+        for _ in range(5):
+            auto.run(double, a, hs.write(out))
+
+    users = [threading.Thread(target=job) for _ in range(20)]
+    for user in users:
+        user.start()
+    for user in users:
+        user.join()
+    deadline = time.monotonic() + 5
+    while len(set(threading.enumerate()) - before) > auto.settings.workers:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_plan_that_threads_run_again_and_again_leaves_nothing_open(auto):
+    a, total = hs.from_array(np.ones(2**16)), hs.from_array(np.zeros(1))
+    plan = auto.plan(add_up, a, hs.accumulate(total))
+
+    def runs():
+        for _ in range(60):
+            plan.run()
+
+    def opened():
+        return len(os.listdir("/proc/self/fd"))
+
+    plan.run()
+    before = opened()
+    users = [threading.Thread(target=runs) for _ in range(3)]
+    for user in users:
+        user.start()
+    for user in users:
+        user.join()
+    assert opened() < before + 40
+    files = [name for name in os.listdir(auto._staff._threads.directory) if "program-" in name]
+    assert len(files) < 20

@@ -7,12 +7,13 @@ length is limited before that.
 from __future__ import annotations
 
 import ast
+import contextlib
 import io
 import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -22,6 +23,9 @@ __all__ = ["MAGIC", "NpyHeader", "checked_dtype", "encode_header", "read_header"
 
 MAGIC = np.lib.format.MAGIC_PREFIX
 """The six bytes that every ``.npy`` file starts with."""
+
+_ATTEMPTS = 100
+"""Times that a header is parsed where other threads parse something, too."""
 
 _LENGTH_FORMATS = {(1, 0): "<H", (2, 0): "<I", (3, 0): "<I"}
 
@@ -85,13 +89,7 @@ def read_header(file: BinaryIO, path: str) -> NpyHeader:
             # NumPy reads 3.0 in private functions only. It differs from 2.0 in its encoding
             # alone, and with the field names escaped the same literal is plain ASCII.
             text = text.decode("utf-8").encode("ascii", "backslashreplace")
-        text = _without_python_2(text)
-        # 1.0 differs from 2.0 in the width of the length alone.
-        packed = io.BytesIO(struct.pack("<I", len(text)) + text)
-        # Escapes take up to ten bytes a character, hence not the limit from above.
-        shape, fortran, dtype = np.lib.format.read_array_header_2_0(
-            packed, max_header_size=len(text)
-        )
+        shape, fortran, dtype = _parsed(text)
     except Exception as error:
         # Of every kind: NumPy takes a header for one that NumPy wrote, and Python's parser has
         # its own ways to refuse, MemoryError for too many brackets among them.
@@ -110,6 +108,19 @@ def read_header(file: BinaryIO, path: str) -> NpyHeader:
         order="F" if fortran else "C",
         data_offset=file.tell(),
     )
+
+
+def _parsed(text: bytes) -> tuple[Any, bool, np.dtype]:
+    """Shape, order and dtype that a header's text tells."""
+    for _ in range(_ATTEMPTS):
+        # Python 3.11 refuses what it parses in two threads at a time, with a SystemError.
+        with contextlib.suppress(SystemError):
+            whole = _without_python_2(text)
+            # 1.0 differs from 2.0 in the width of the length alone.
+            packed = io.BytesIO(struct.pack("<I", len(whole)) + whole)
+            # Escapes take up to ten bytes a character, hence not the limit of headers.
+            return np.lib.format.read_array_header_2_0(packed, max_header_size=len(whole))
+    raise ValueError("it cannot be parsed in so many threads at a time")
 
 
 def _without_python_2(text: bytes) -> bytes:

@@ -51,6 +51,10 @@ class CompiledKernel:
     route: Route
     """``"native"``: runs without Numba; ``"numba"``: needs it in the worker."""
 
+    contained: bool
+    """Whether it keeps within its arguments and its stack, and cannot harm whoever calls it: every
+    index is checked, nothing calls itself, and nothing is called that was not seen."""
+
     seconds: float
     """How long the compilation took."""
 
@@ -136,14 +140,19 @@ def _found_or_made(
         return make()
     entry = cache.find(key)
     if entry is not None:
-        return _made(kernel, types, entry.route, entry.payload, start)
+        return _made(kernel, types, entry.route, entry.payload, entry.contained, start)
     compiled = make()
-    cache.keep(key, cache.Entry(compiled.route, compiled.payload))
+    cache.keep(key, cache.Entry(compiled.route, compiled.payload, compiled.contained))
     return compiled
 
 
 def _made(
-    kernel: Kernel, types: tuple[ArgumentType, ...], route: Route, payload: bytes, start: float
+    kernel: Kernel,
+    types: tuple[ArgumentType, ...],
+    route: Route,
+    payload: bytes,
+    contained: bool,
+    start: float,
 ) -> CompiledKernel:
     return CompiledKernel(
         name=kernel.name,
@@ -151,6 +160,7 @@ def _made(
         payload=payload,
         types=types,
         route=route,
+        contained=contained,
         seconds=time.perf_counter() - start,
     )
 
@@ -284,7 +294,8 @@ def _compile(
             for data, (*what, function) in machine.raises.items()
         }
     content["undefined"] = machine.undefined
-    return _made(kernel, types, route, pickle.dumps(content, protocol=5), start)
+    contained = snapshot.contained and bool(kernel.options["boundscheck"])
+    return _made(kernel, types, route, pickle.dumps(content, protocol=5), contained, start)
 
 
 def _check_result(kernel: Kernel, result: Any) -> None:

@@ -22,8 +22,12 @@ from hyperslab_workers.fresh_file import write_in_place
 __all__ = ["Entry", "clear", "directory", "find", "keep", "usage"]
 
 _VARIABLE: Final = "HYPERSLAB_CACHE_DIR"
-_MAGIC: Final = b"hsk1"
-_ROUTES: Final[dict[bytes, Literal["native", "numba"]]] = {b"n": "native", b"r": "numba"}
+_MAGIC: Final = b"hsk2"
+_KINDS: Final[dict[bytes, tuple[Literal["native", "numba"], bool]]] = {
+    b"n": ("native", True),
+    b"u": ("native", False),
+    b"r": ("numba", False),
+}
 _HEAD: Final = len(_MAGIC) + 1 + 32 + 32
 _TEMPORARY: Final = ".new-"
 _OLD: Final = 3600.0
@@ -42,6 +46,9 @@ class Entry:
 
     payload: bytes
     """The machine code, and what is needed to call it."""
+
+    contained: bool = True
+    """Whether it keeps within its arguments and its stack."""
 
 
 def directory() -> str | None:
@@ -89,7 +96,7 @@ def keep(key: str, entry: Entry) -> None:
         if inside is None:
             return
         try:
-            data = _head(key, entry.route, entry.payload) + entry.payload
+            data = _head(key, _letter(entry), entry.payload) + entry.payload
             write_in_place(key, data, f"{_TEMPORARY}{os.urandom(8).hex()}", dir_fd=inside)
             _bound(inside, LARGEST)
         finally:
@@ -146,14 +153,20 @@ def _opened(*, make: bool) -> int | None:
 def _entry(key: str, data: bytes) -> Entry | None:
     """What a file holds, if it is whole and what its name says."""
     head, payload = data[:_HEAD], data[_HEAD:]
-    route = _ROUTES.get(head[4:5])
-    if len(head) < _HEAD or route is None or head != _head(key, route, payload):
+    kind = _KINDS.get(head[4:5])
+    if len(head) < _HEAD or kind is None or head != _head(key, head[4:5], payload):
         return None
-    return Entry(route, payload)
+    route, contained = kind
+    return Entry(route, payload, contained)
 
 
-def _head(key: str, route: str, payload: bytes) -> bytes:
-    letter = next(letter for letter, name in _ROUTES.items() if name == route)
+def _letter(entry: Entry) -> bytes:
+    if entry.route == "numba":
+        return b"r"
+    return b"n" if entry.contained else b"u"
+
+
+def _head(key: str, letter: bytes, payload: bytes) -> bytes:
     own = bytes.fromhex(key)
     return _MAGIC + letter + own + hashlib.sha256(own + letter + payload).digest()
 

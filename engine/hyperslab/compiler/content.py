@@ -32,11 +32,11 @@ from hyperslab.compiler.kernel import Kernel, is_jitted
 from hyperslab_workers.kernel import FORMAT
 from hyperslab_workers.kernel.processor import described
 
-__all__ = ["Unknown", "Use", "key_of", "names_of"]
+__all__ = ["KNOWN_MODULES", "Unknown", "Use", "key_of", "names_of"]
 
 _FORMAT: Final = b"hyperslab kernel 1"
 
-_KNOWN_MODULES: Final = frozenset(["builtins", "math", "cmath", "numpy", "numba", "operator"])
+KNOWN_MODULES: Final = frozenset(["builtins", "math", "cmath", "numpy", "numba", "operator"])
 """What is reached through these follows from Python's, NumPy's and Numba's version."""
 
 _PLAIN: Final = (bool, int, float, complex, str, bytes, tuple, np.generic)
@@ -203,7 +203,7 @@ class _Content:
     def _module(self, module: ModuleType, names: set[str]) -> None:
         """A module: what of it may be meant is told by the names that the function looks up."""
         self.feed("module", module.__name__)
-        if module.__name__.partition(".")[0] in _KNOWN_MODULES:
+        if module.__name__.partition(".")[0] in KNOWN_MODULES:
             return
         if id(module) in self._seen:
             return
@@ -246,7 +246,7 @@ def _named(value: Any) -> str:
     if type(value).__module__.startswith("numpy"):
         found = True
     name = getattr(value, "__qualname__", None) or getattr(value, "__name__", "")
-    if not found or not name or str(module).partition(".")[0] not in _KNOWN_MODULES:
+    if not found or not name or str(module).partition(".")[0] not in KNOWN_MODULES:
         raise Unknown(f"{value!r:.60}")
     owner: Any = sys.modules.get(module)
     for part in name.split("."):

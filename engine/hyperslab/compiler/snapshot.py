@@ -15,12 +15,12 @@ from __future__ import annotations
 import hashlib
 import marshal
 from collections.abc import Callable
-from types import CellType, FunctionType
+from types import BuiltinFunctionType, CellType, FunctionType, ModuleType
 from typing import Any, Final
 
 import numpy as np
 
-from hyperslab.compiler.content import names_of
+from hyperslab.compiler.content import KNOWN_MODULES, names_of
 from hyperslab.compiler.kernel import Kernel, is_jitted
 from hyperslab.errors import KernelError
 
@@ -47,6 +47,10 @@ class Snapshot:
         self._kernel = kernel
         self._jit = jit
         self._helpers: dict[int, Any] = {}
+        self._open = {id(kernel)}
+        self.contained = True
+        """Whether all of it keeps within its arguments and its stack: every index is checked,
+        nothing calls itself, and nothing is called that was not seen."""
         self._hash = hashlib.sha256()
 
     def copy(self, signature: str) -> FunctionType:
@@ -113,11 +117,34 @@ class Snapshot:
         else:
             if isinstance(value, (int, float, complex, str, bytes, tuple, np.generic)):
                 self._hash.update(f"{name}={value!r}".encode())
+            elif not _is_known(value):
+                self.contained = False
             return value
+        # Of a helper, silence means that indices are checked.
+        if options.get("boundscheck") is False or id(value) in self._open:
+            self.contained = False
         if id(value) not in self._helpers:
 
             def register(copied: FunctionType) -> None:
                 self._helpers[id(value)] = self._jit(copied, options)
 
+            self._open.add(id(value))
             self._copy(function, register)
+            self._open.discard(id(value))
         return self._helpers[id(value)]
+
+
+def _is_known(value: Any) -> bool:
+    """Whether it is of Python, NumPy or Numba, or is nothing that can be called."""
+    if value is None or isinstance(value, np.dtype) or type(value) is np.ufunc:
+        return True
+    if isinstance(value, ModuleType):
+        module: Any = value.__name__
+    elif isinstance(value, type | FunctionType | BuiltinFunctionType):
+        module = value.__module__
+    else:
+        # NumPy's functions are wrapped in C; of Numba's objects it is not known what is in them.
+        module = type(value).__module__
+        if module.startswith("numba"):
+            return False
+    return str(module).partition(".")[0] in KNOWN_MODULES

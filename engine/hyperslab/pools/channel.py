@@ -59,6 +59,8 @@ class ResidentChannel:
         self._poll.register(self._answers, select.EPOLLIN)
         self._watched: set[int] = set()
         self._sent: dict[int, tuple[Task, Worker]] = {}
+        self._told: list[Event] = []
+        """Events that the run has not acknowledged yet."""
         self.gone: list[tuple[int, Mark, Death, str | None]] = []
         """Tickets of tasks whose worker has died, put here by whoever found it dead; with what the
         board said, what killed it, and where it kept what it was changing."""
@@ -68,6 +70,7 @@ class ResidentChannel:
         self._line = line
         self._cell.clear()
         self._sent.clear()
+        self._told.clear()
         self.gone.clear()
         staff = self._pool.staff
         self.workers = min(line.workers, len(staff))
@@ -200,17 +203,25 @@ class ResidentChannel:
         """What has happened; waits up to so many seconds for the first event."""
         if len(self._sent) > 1 and len(self._team) > 1:
             self._balance()
-        events = self._collect(timeout)
+        self._collect(timeout)
         self._pool.check_open()
-        if not events:  # What is told must not be lost.
+        if not self._told:  # What is told must not be lost.
             self._pool.check_staff()
-        return events
+        return list(self._told)
 
-    def _collect(self, timeout: float) -> list[Event]:
+    def acknowledge(self) -> None:
+        """All that was told has been noted."""
+        self._told.clear()
+
+    def _tell(self, ticket: int, event: Event) -> None:
+        # In this order: Ctrl-C may come between the two, and what is told twice is noted twice.
+        self._told.append(event)
+        self._sent.pop(ticket, None)
+
+    def _collect(self, timeout: float) -> None:
         ready = self._poll.poll(timeout)
         if self._pool.refused is not None or any(fd != self._answers for fd, _ in ready):
             self._pool.reap()
-        events: list[Event] = []
         # Answers first: a worker that died may have answered before.
         try:
             answers = os.read(self._answers, 65536)
@@ -218,17 +229,16 @@ class ResidentChannel:
             answers = b""
         over = []
         for ticket, started, seconds, pid, failed in ANSWER.iter_unpack(answers):
-            known = self._sent.pop(ticket, None)
+            known = self._sent.get(ticket)
             if known is None:
                 continue  # A wake-up, or known already from the board.
             over.append((ticket, known[1]))
             failure = self._failure(ticket) if failed else None
-            events.append(Answered(known[0], Outcome(started, seconds, pid, failure)))
+            self._tell(ticket, Answered(known[0], Outcome(started, seconds, pid, failure)))
         if over:
             self._settle(over)
         if self.gone:
-            events += self._lost()
-        return events
+            self._lose()
 
     def _failure(self, ticket: int) -> Failure:
         path = aside_path(self._pool.directory, ticket, "failure")
@@ -245,22 +255,22 @@ class ResidentChannel:
                     channel.wake()
             self._pool.hungry.clear()
 
-    def _lost(self) -> list[Event]:
+    def _lose(self) -> None:
         with self._pool.lock:
-            gone, self.gone = self.gone, []
-        events: list[Event] = []
+            gone = list(self.gone)
         for ticket, mark, death, undo in gone:
-            known = self._sent.pop(ticket, None)
+            known = self._sent.get(ticket)
             if known is None:
                 continue  # Its answer came in time.
             if ticket in mark.finished:
                 # Only the answer was lost.
-                events.append(Answered(known[0], Outcome(time.monotonic(), 0.0, 0)))
+                self._tell(ticket, Answered(known[0], Outcome(time.monotonic(), 0.0, 0)))
                 continue
             remove_aside(self._pool.directory, ticket)
             begun = mark.ticket == ticket and mark.state != IDLE
-            events.append(Lost(known[0], mark if begun else None, death, undo))
-        return events
+            self._tell(ticket, Lost(known[0], mark if begun else None, death, undo))
+        with self._pool.lock:
+            del self.gone[: len(gone)]
 
     def regions_done(self) -> int:
         """Regions finished in the tasks under way, for progress."""
@@ -274,18 +284,17 @@ class ResidentChannel:
     def call_off(self, patience: float) -> list[Event]:
         """End what is under way; when it returns, nothing of this run computes any more."""
         self._cell.call_off()
-        events: list[Event] = []
         deadline = time.monotonic() + patience
         while self._sent and not self._pool.closed:
             try:
                 self._revoke()
                 while self._sent and (left := deadline - time.monotonic()) > 0:
-                    events += self._collect(min(left, 0.05))
+                    self._collect(min(left, 0.05))
                 for worker in {worker.number: worker for _, worker in self._sent.values()}.values():
-                    events += self._end(worker)
+                    self._end(worker)
             except KeyboardInterrupt:
                 deadline = 0.0  # A second Ctrl-C means: no patience.
-        return events
+        return list(self._told)
 
     def _revoke(self) -> None:
         """Take back what has not been taken by a worker."""
@@ -301,20 +310,18 @@ class ResidentChannel:
                         worker.sent.pop(ticket, None)
                         remove_aside(self._pool.directory, ticket)
 
-    def _end(self, worker: Worker) -> list[Event]:
+    def _end(self, worker: Worker) -> None:
         """End a worker that computes for this run; never one that computes for another."""
-        events = self._collect(0)
+        self._collect(0)
         writing_until = time.monotonic() + _LONG_WRITE
         while any(of is worker for _, of in self._sent.values()) and not self._pool.closed:
             finished: list[int] = []
             uninterrupted(functools.partial(self._look, worker, writing_until, finished))
-            events += self._collect(0.002)
+            self._collect(0.002)
             for ticket in finished:
-                if ticket in self._sent:  # Else its answer has just been read.
-                    task, _ = self._sent.pop(ticket)
+                if (known := self._sent.get(ticket)) is not None:  # Else its answer has been read.
+                    self._tell(ticket, Answered(known[0], Outcome(time.monotonic(), 0.0, 0)))
                     self._settle([(ticket, worker)])
-                    events.append(Answered(task, Outcome(time.monotonic(), 0.0, 0)))
-        return events
 
     def _look(self, worker: Worker, writing_until: float, finished: list[int]) -> None:
         """Which tasks of this run a worker has finished; it is killed if it is at one of them.

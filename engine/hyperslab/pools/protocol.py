@@ -104,7 +104,14 @@ class Channel(Protocol):
         """Hand tasks over, in their order, as many as were accepted."""
 
     def receive(self, timeout: float) -> list[Event]:
-        """What has happened; waits up to so many seconds for the first event."""
+        """What has happened; waits up to so many seconds for the first event.
+
+        It is told again, here or by :meth:`call_off`, until it is acknowledged: Ctrl-C may come
+        before it has been noted.
+        """
+
+    def acknowledge(self) -> None:
+        """All that was told has been noted."""
 
     def regions_done(self) -> int:
         """Regions finished in the tasks under way, for progress."""
@@ -139,6 +146,10 @@ class Pool(Protocol):
 
     directory: str
     """Where its workers look for programs; it is there from :meth:`start` on."""
+
+    @property
+    def started(self) -> bool:
+        """Whether there is anybody to perform tasks yet."""
 
     closed: bool
     """Whether it has ended, and another one has to be made."""

@@ -116,6 +116,11 @@ class ResidentPool:
         self._false_starts = 0
         self._inherited = False
 
+    @property
+    def started(self) -> bool:
+        """Whether workers were started."""
+        return bool(self.staff)
+
     def start(self) -> None:
         """Start all workers; they get ready while the caller goes on."""
         if not self.staff:
@@ -206,6 +211,8 @@ class ResidentPool:
                     )
                 path = answers_path(self.directory, number)
                 try:
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(path)  # Of an attempt that Ctrl-C has cut short.
                     os.mkfifo(path, 0o600)
                     channel = ResidentChannel(self, number, path)
                 except OSError as error:
@@ -221,6 +228,10 @@ class ResidentPool:
         """A run has ended."""
         with self.lock:
             self.hungry.discard(channel)
+            for worker in self.staff:
+                # Ctrl-C may have come before what was over was noted as that.
+                for ticket in [t for t, (of, _) in worker.sent.items() if of is channel]:
+                    del worker.sent[ticket]
             if self.closed:
                 channel.end()
             else:

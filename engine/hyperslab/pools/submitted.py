@@ -55,6 +55,9 @@ class _SubmittedChannel:
         self._free = list(range(capacity))
         self._tickets = itertools.count(1)
         self._flying: dict[Future[Outcome], tuple[Task, int, int]] = {}
+        self._given: dict[int, tuple[Task, int]] = {}
+        """Tasks and their rows by ticket, from before they are submitted until they are told."""
+        self._told: list[Event] = []
         self._landed: Mailbox[Future[Outcome]] = Mailbox()
         self._broken: Death | None = None
         self._inherited = False
@@ -83,6 +86,7 @@ class _SubmittedChannel:
         for task in tasks:
             row, ticket = self._free[-1], next(self._tickets)
             self._board.rows[row].clear()
+            self._given[ticket] = (task, row)
             try:
                 future = self._submit(task, self._board.path, row, ticket)
             except BrokenExecutor as error:
@@ -109,14 +113,27 @@ class _SubmittedChannel:
     def receive(self, timeout: float) -> list[Event]:
         """What has happened; waits up to so many seconds for the first event."""
         self._check_own()
-        events: list[Event] = []
-        for future in self._landed.take(timeout):
-            self._land(future, events)
-        if self._broken is not None:
-            events += self._lose(self._broken)
-        return events
+        self._collect(timeout)
+        return list(self._told)
 
-    def _land(self, future: Future[Outcome], events: list[Event]) -> None:
+    def acknowledge(self) -> None:
+        """All that was told has been noted."""
+        self._told.clear()
+
+    def _tell(self, future: Future[Outcome], row: int, event: Event) -> None:
+        # In this order: Ctrl-C may come in between, and what is told twice is noted twice.
+        self._told.append(event)
+        if (known := self._flying.pop(future, None)) is not None:
+            self._free.append(row)
+            self._given.pop(known[2], None)
+
+    def _collect(self, timeout: float) -> None:
+        for future in self._landed.take(timeout):
+            self._land(future)
+        if self._broken is not None:
+            self._lose(self._broken)
+
+    def _land(self, future: Future[Outcome]) -> None:
         known = self._flying.get(future)
         if known is None:
             return
@@ -127,26 +144,20 @@ class _SubmittedChannel:
             # Dealt with once for all: what else is under way is lost as well.
             self._broken = death_of_error(error)
             return
-        del self._flying[future]
-        self._free.append(row)
-        events.append(Answered(task, outcome))
+        self._tell(future, row, Answered(task, outcome))
 
-    def _lose(self, death: Death) -> list[Event]:
-        lost: list[Event] = []
+    def _lose(self, death: Death) -> None:
         for future, (task, row, ticket) in list(self._flying.items()):
             if future.done() and not future.cancelled() and future.exception() is None:
-                self._land(future, lost)
+                self._land(future)
                 continue
             mark = self._board.rows[row].mark()
-            del self._flying[future]
-            self._free.append(row)
             if ticket in mark.finished:
-                lost.append(Answered(task, Outcome(time.monotonic(), 0.0, 0)))
+                self._tell(future, row, Answered(task, Outcome(time.monotonic(), 0.0, 0)))
             else:
                 begun = mark.ticket == ticket and mark.state != IDLE
                 undo = undo_path(self._board.path, row)
-                lost.append(Lost(task, mark if begun else None, death, undo))
-        return lost
+                self._tell(future, row, Lost(task, mark if begun else None, death, undo))
 
     def regions_done(self) -> int:
         """Regions finished in the tasks under way."""
@@ -162,16 +173,32 @@ class _SubmittedChannel:
         self.stop()
         if self._inherited:
             return []
-        events: list[Event] = []
         deadline = time.monotonic() + patience
         # A second Ctrl-C means: no patience.
         with contextlib.suppress(KeyboardInterrupt):
             while self._busy(RUNNING, WRITING) and time.monotonic() < deadline:
-                events += self.receive(0.002)
+                self._collect(0.002)
         while self._busy(WRITING):
             with contextlib.suppress(KeyboardInterrupt):
-                events += self.receive(0.002)
-        return events
+                self._collect(0.002)
+        self._settle()
+        return list(self._told)
+
+    def _settle(self) -> None:
+        """Tell of what is over, or was never begun, though Ctrl-C came before its future landed."""
+        for future in [future for future in list(self._flying) if future.done()]:
+            self._land(future)
+        flying = {ticket for _, _, ticket in self._flying.values()}
+        for ticket, (task, row) in list(self._given.items()):
+            mark = self._board.rows[row].mark()
+            if ticket in flying or (mark.ticket, mark.state) == (ticket, IDLE):
+                continue
+            # Ctrl-C came before its future was known. What has not begun by now never will.
+            if ticket in mark.finished:
+                self._told.append(Answered(task, Outcome(time.monotonic(), 0.0, 0)))
+            elif mark.ticket == ticket:
+                self._told.append(Lost(task, mark, Death("SIGKILL", ours=True)))
+            self._given.pop(ticket, None)
 
     def _busy(self, *states: int) -> bool:
         """Whether a task is in one of these states.
@@ -222,6 +249,7 @@ class SerialPool:
 
     workers = 1
     capabilities = Capabilities(in_order=True, restartable=False, loses="nothing", ends=True)
+    started = True
     route: Route = "serial"
 
     def __init__(self, session: Path) -> None:
@@ -267,6 +295,7 @@ def _is_of(executor: Executor, module: str, name: str) -> bool:
 class ForeignPool:
     """An executor of the user's: used, never replaced, never shut down."""
 
+    started = True
     route: Route = "executor"
 
     def __init__(self, executor: Executor, workers: int, session: Path) -> None:

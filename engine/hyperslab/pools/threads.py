@@ -28,7 +28,7 @@ from hyperslab.pools.mailbox import Mailbox
 from hyperslab.pools.protocol import Answered, Capabilities, Event, Line, Lost, Route
 from hyperslab.underway import goes_on_in_parent
 from hyperslab_workers import floating_point, forks
-from hyperslab_workers.board import IDLE, RUNNING, WRITING, Board, Mark
+from hyperslab_workers.board import FAILED, IDLE, RUNNING, TORN, WRITING, Board, Mark
 from hyperslab_workers.task import Outcome, Task
 
 __all__ = ["ThreadPool"]
@@ -72,6 +72,7 @@ class ThreadPool:
     """Threads of this process, started when a run has use for them."""
 
     capabilities = Capabilities(in_order=True, restartable=False, loses="nothing", ends=False)
+    started = True
     route: Route = "threads"
 
     def __init__(self, workers: int, session: Path) -> None:
@@ -121,9 +122,11 @@ class ThreadPool:
     def take_back(self, hand: _Hand) -> bool:
         """A thread has left its seat; False: it is not needed any more."""
         with self._lock:
-            if not self.closed:
+            # Of many runs at a time not all need come again.
+            needed = not self.closed and len(self._idle) < self.workers
+            if needed:
                 self._idle.append(hand)
-            return not self.closed
+            return needed
 
     def close(self) -> None:
         """End the threads that have nothing to do; the others end when they have come to that."""
@@ -150,6 +153,7 @@ class _ThreadChannel:
         self._left: Mailbox[int] = Mailbox()
         self._tickets = itertools.count(1)
         self._sent: dict[int, Task] = {}
+        self._told: list[Event] = []
         self._seated = 0
         self._abandoned: set[int] = set()
         self._alone_until = 0.0
@@ -224,13 +228,23 @@ class _ThreadChannel:
                 timeout = min(timeout, left)
             else:
                 self._call_others()
-        return self._collect(timeout)
+        self._collect(timeout)
+        return list(self._told)
 
-    def _collect(self, timeout: float = _LOOK) -> list[Event]:
-        """What has happened in that time."""
-        answers = self._answers.take(timeout)
-        known = ((self._sent.pop(ticket, None), outcome) for ticket, outcome in answers)
-        return [Answered(task, outcome) for task, outcome in known if task is not None]
+    def acknowledge(self) -> None:
+        """All that was told has been noted."""
+        self._told.clear()
+
+    def _collect(self, timeout: float = _LOOK) -> None:
+        """Note what has happened in that time."""
+        for ticket, outcome in self._answers.take(timeout):
+            if (task := self._sent.get(ticket)) is not None:
+                self._tell(ticket, Answered(task, outcome))
+
+    def _tell(self, ticket: int, event: Event) -> None:
+        # In this order: Ctrl-C may come between the two, and what is told twice is noted twice.
+        self._told.append(event)
+        self._sent.pop(ticket, None)
 
     def regions_done(self) -> int:
         """Regions finished in the tasks under way."""
@@ -247,18 +261,17 @@ class _ThreadChannel:
         self._cell.call_off()
         if self._inherited:
             return []
-        events: list[Event] = []
         deadline = time.monotonic() + patience
         # A second Ctrl-C means: no patience.
         with contextlib.suppress(KeyboardInterrupt):
             self._revoke()
             while self._busy() and time.monotonic() < deadline:
-                events += self._collect()
-        while self._busy(WRITING):
+                self._collect()
+        while self._writing():
             with contextlib.suppress(KeyboardInterrupt):
-                events += self._collect()
-        events += self._collect()
-        return events + self._abandon()
+                self._collect()
+        self._abandon()
+        return list(self._told)
 
     def _revoke(self) -> None:
         """Take back what has not been taken by a thread."""
@@ -271,29 +284,33 @@ class _ThreadChannel:
     def _marks(self) -> list[Mark]:
         return [row.mark() for row in self._board.rows]
 
-    def _busy(self, *states: int) -> bool:
-        """Whether a task of the run is under way, or in one of these states."""
-        if not states:
-            return bool(self._sent)
-        return any(mark.state in states for mark in self._marks())
+    def _busy(self) -> bool:
+        """Whether a task of the run is under way. An answer can be lost on its way, by Ctrl-C."""
+        over: set[int] = set()
+        for mark in self._marks():
+            over |= mark.finished
+            if mark.state in (FAILED, TORN):
+                over.add(mark.ticket)
+        return not over.issuperset(self._sent)
 
-    def _abandon(self) -> list[Event]:
+    def _writing(self) -> bool:
+        return any(mark.state == WRITING for mark in self._marks())
+
+    def _abandon(self) -> None:
         """Leave what does not end; what is known of it is on the board."""
-        events: list[Event] = []
+        self._collect(0.0)
         marks = self._marks()
-        for ticket, task in self._sent.items():
+        for ticket, task in list(self._sent.items()):
             if any(ticket in mark.finished for mark in marks):
                 # Ctrl-C came between its answer and the note of it.
-                events.append(Answered(task, Outcome(time.monotonic(), 0.0, 0)))
+                self._tell(ticket, Answered(task, Outcome(time.monotonic(), 0.0, 0)))
                 continue
             seat = next((n for n, mark in enumerate(marks) if mark.ticket == ticket), None)
             mark = marks[seat] if seat is not None and marks[seat].state != IDLE else None
             if mark is not None and mark.state == RUNNING:
                 assert seat is not None
                 self._abandoned.add(seat)
-            events.append(Lost(task, mark, Death("SIGKILL", ours=True)))
-        self._sent.clear()
-        return events
+            self._tell(ticket, Lost(task, mark, Death("SIGKILL", ours=True)))
 
     def close(self) -> None:
         """Let the threads go. Those that are left behind go by themselves, when they can."""

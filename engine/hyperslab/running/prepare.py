@@ -31,7 +31,7 @@ _COMPILED = 0.01
 """Seconds above which getting the machine code was a compilation and not a look-up."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True, eq=False)
 class Prepared:
     """A plan, ready to be run on one pool."""
 
@@ -56,7 +56,7 @@ def prepare(
 ) -> Prepared:
     """Compile the kernel and write down what all tasks have in common.
 
-    The files go when the plan does.
+    The files go when what is returned does.
 
     Parameters
     ----------
@@ -67,8 +67,8 @@ def prepare(
     workers : callable
         Gives the pool of the engine.
     here : Pool, optional
-        Threads of this process which run it instead, if its machine code needs no runtime of
-        Numba's: to import that takes as long as to start workers.
+        Threads of this process which run it instead, if its machine code cannot harm them, and
+        needs no runtime of Numba's: to import that takes as long as to start workers.
 
     Raises
     ------
@@ -86,7 +86,7 @@ def prepare(
         before = time.monotonic()
         compiled = compile_kernel(plan.kernel, plan.types, equal_shapes=plan.equal_lengths)
         compile_seconds = time.monotonic() - before
-        if here is not None and compiled.route != "native":
+        if here is not None and not (compiled.route == "native" and compiled.contained):
             pool = workers()
             pool.start()
     number = next(_numbers)
@@ -116,11 +116,7 @@ def prepare(
         release=plan.release,
         undo=plan.undo,
     )
-    weakref.finalize(plan, _remove, path, slots, reused, os.getpid())
-    program.dump(path)
-    if slots is not None and used is None:
-        reserve(slots, plan)
-    return Prepared(
+    prepared = Prepared(
         pool=pool,
         line=Line(program, path, number, plan.memory.at_once, plan.ordered),
         lock_roots=frozenset(
@@ -128,6 +124,11 @@ def prepare(
         ),
         compile_seconds=compile_seconds if compile_seconds > _COMPILED else 0.0,
     )
+    weakref.finalize(prepared, _remove, path, slots, reused, os.getpid())
+    program.dump(path)
+    if slots is not None and used is None:
+        reserve(slots, plan)
+    return prepared
 
 
 def _with_home(argument: Argument, lock_dir: str | None) -> Argument:

@@ -26,9 +26,10 @@ _LEAST = 2**18
 """The cost of a job that touches next to nothing."""
 
 _REGION = 2**20
-"""Bytes below which what Python does around a region, one thread at a time, shows."""
+"""Bytes below which what Python does around a region, one thread at a time, shows; beside a busy
+thread of the program's own it waits for its turn each time, some milliseconds."""
 
-_FEW = 256
+_FEW = 32
 """Regions of which it does not."""
 
 
@@ -42,7 +43,8 @@ def is_short(plan: Plan) -> bool:
     return (
         cost(plan) <= PATIENCE
         and plan.regions <= max(_FEW, cost(plan) // _REGION)
-        # An index out of bounds must not be able to end the caller.
+        # An index out of bounds must not be able to end the caller. (Of what the kernel calls it is
+        # known when it is compiled.)
         and bool(plan.kernel.options["boundscheck"])
         # A thread that was left behind would keep a lock, or a turn, for ever.
         and not (plan.ordered or any(access.locked for access in plan.accesses))

@@ -177,6 +177,7 @@ class _Run:
         self._standing = Standing(plan)
         self._spans: list[tuple[Task, float, float, int]] = []
         self._deaths: Counter[int] = Counter()
+        self._undone_tickets: set[int] = set()
         self._flying = 0
         self._done = 0
 
@@ -187,6 +188,7 @@ class _Run:
                 call_off_if_asked()
                 self._send()
                 self._take(self._channel.receive(_WAIT))
+                self._channel.acknowledge()
                 self._progress.update(self._standing.regions_done + self._channel.regions_done())
             self._commit()
             self._check_files()
@@ -279,13 +281,18 @@ class _Run:
         mark = event.mark
         if mark is None or mark.state != WRITING or event.undo is None or not self._program.undo:
             return mark
+        if mark.ticket in self._undone_tickets:  # Told again.
+            return mark._replace(state=RUNNING)
         try:
             restored = restore(event.undo, self._program, mark.ticket, mark.region)
         except HyperslabError:
             return mark  # In doubt: its file cannot be written any more.
+        if not restored:
+            return mark
+        self._undone_tickets.add(mark.ticket)
         with contextlib.suppress(OSError):
             os.unlink(event.undo)
-        return mark._replace(state=RUNNING) if restored else mark
+        return mark._replace(state=RUNNING)
 
     def _finish(self, event: Answered) -> None:
         task, outcome = event.task, event.outcome
@@ -341,14 +348,20 @@ class _Run:
 
     def _call_off(self) -> None:
         """Leave no task running, whatever went wrong; note how far those came that were."""
-        with contextlib.suppress(KeyboardInterrupt):
-            for event in self._channel.call_off(_PATIENCE):
-                if isinstance(event, Lost):
-                    self._note_loss(event)
-                elif event.outcome.failure is not None:
-                    self._note_failure(event.task, event.outcome.failure)
-                elif event.task.merge is None:
-                    self._standing.done(event.task.start, event.task.stop)
+        patience = _PATIENCE
+        while True:
+            try:
+                # Some of it may have been noted before, which is the same as once.
+                for event in self._channel.call_off(patience):
+                    if isinstance(event, Lost):
+                        self._note_loss(event)
+                    elif event.outcome.failure is not None:
+                        self._note_failure(event.task, event.outcome.failure)
+                    elif event.task.merge is None:
+                        self._standing.done(event.task.start, event.task.stop)
+                return
+            except KeyboardInterrupt:
+                patience = 0.0
 
     def timeline(self, started: float) -> list[Span]:
         """Every task in time, in task order."""
