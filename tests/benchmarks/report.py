@@ -56,14 +56,15 @@ class Results:
 
 def render(results: Results) -> str:
     """The page; what a person found out about its figures stands in ``limits.md``."""
-    limits = (Path(__file__).parent / "limits.md").read_text()
-    return "\n".join([*_head(results), *_body(results), "", limits])
+    # Of a run of the small parts alone there is nothing to explain.
+    limits = (Path(__file__).parent / "limits.md").read_text() if results.warm else ""
+    return "\n".join([*_head(results), *_body(results), "", limits]).rstrip() + "\n"
 
 
 def _head(results: Results) -> Iterator[str]:
     hours, rows, columns = results.shape
     size = 4 * prod(results.shape)
-    yield "# Benchmarks"
+    yield "# Benchmarks" if results.warm or results.cold else "# Start-up and small arrays"
     yield ""
     yield "Written by the command below; the numbers are those of one machine on one day."
     yield ""

@@ -34,6 +34,11 @@ FULL = (2048, 361, 720)
 
 PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
 
+STARTUP_PAGE = PAGE.with_name("startup.md")
+"""Of a run of these parts alone, which takes minutes."""
+
+STARTUP_PARTS = {"small", "programs"}
+
 COLD_WORKLOADS = ("sum", "mean", "elementwise")
 COLD_CONTENDERS = ("hyperslab-fresh", "prange", "dask", "joblib", "numexpr", "numpy")
 """Not those that hold their maps: pages that somebody has mapped cannot be evicted."""
@@ -90,8 +95,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             results.alone = _alone(directory)
     page = render(results)
     if options.write:
-        PAGE.write_text(page)
-        print(f"written: {PAGE}")
+        path = STARTUP_PAGE if set(options.parts) <= STARTUP_PARTS else PAGE
+        path.write_text(page)
+        print(f"written: {path}")
     else:
         print(f"\n{page}")
     return 0
@@ -126,7 +132,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=0.0,
         help="seconds to wait, before each run, for others to leave the processors alone",
     )
-    parser.add_argument("--write", action="store_true", help=f"write {PAGE.name} under docs/")
+    parser.add_argument(
+        "--write",
+        action="store_true",
+        help=f"write {PAGE.name}, or {STARTUP_PAGE.name}, under docs/",
+    )
     parser.add_argument("--data", type=Path, help="directory that keeps the inputs for next time")
     parser.add_argument("--scratch", type=Path, help="directory for results, on the same disk")
     for name, known in (

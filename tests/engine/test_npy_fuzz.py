@@ -130,31 +130,17 @@ def test_a_mutated_header_is_an_array_or_refused(tmp_path: Path, number: int) ->
             raise AssertionError(f"{data[:400]!r}") from error
 
 
-def test_headers_are_read_in_many_threads_at_a_time(tmp_path):
-    """Python 3.11's parser says of one of two threads that it is at fault."""
-    import sys
-    import threading
-
-    path = tmp_path / "a.npy"
+def test_headers_are_read_in_many_threads_at_a_time(tmp_path, monkeypatch):
+    """Python 3.11's parser says of one of two threads, now and then, that it is at fault."""
+    path, parse, refused = tmp_path / "a.npy", np.lib.format.read_array_header_2_0, []
     np.save(path, np.arange(12.0).reshape(3, 4))
-    errors: list[Exception] = []
 
-    def read() -> None:
-        try:
-            for _ in range(300):
-                with hs.open(path) as a:
-                    assert a.shape == (3, 4)
-        except Exception as error:
-            errors.append(error)
+    def sometimes(*arguments, **options):
+        if len(refused) < 3:
+            refused.append(1)
+            raise SystemError("AST constructor recursion depth mismatch (before=33, after=30)")
+        return parse(*arguments, **options)
 
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    try:
-        threads = [threading.Thread(target=read) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        sys.setswitchinterval(interval)
-    assert not errors
+    monkeypatch.setattr(np.lib.format, "read_array_header_2_0", sometimes)
+    with hs.open(path) as a:
+        assert a.shape == (3, 4) and len(refused) == 3

@@ -40,6 +40,8 @@ def test_every_lock_is_made_where_forks_are_seen_to():
         # Of one call, which tells the child that it goes on in its parent.
         ("interruption.py", "threading.Lock("),
         ("holding.py", "allocate_lock("),
+        # A bell, never waited for without end: in a child its reader is told where the run goes on.
+        ("mailbox.py", "allocate_lock("),
         # Go with the table of lock directories, which a child begins anew.
         ("stripe.py", "threading.Lock("),
         ("stripe.py", "threading.Condition("),
