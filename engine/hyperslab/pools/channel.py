@@ -288,6 +288,7 @@ class ResidentChannel:
         while self._sent and not self._pool.closed:
             try:
                 self._revoke()
+                self._forget_unsent()
                 while self._sent and (left := deadline - time.monotonic()) > 0:
                     self._collect(min(left, 0.05))
                 for worker in {worker.number: worker for _, worker in self._sent.values()}.values():
@@ -310,11 +311,20 @@ class ResidentChannel:
                         worker.sent.pop(ticket, None)
                         remove_aside(self._pool.directory, ticket)
 
+    def _forget_unsent(self) -> None:
+        """Forget tasks that Ctrl-C has kept from being sent: no worker will ever tell of them."""
+        with self._pool.lock:
+            gone = {ticket for ticket, *_ in self.gone}
+            for ticket, (_, worker) in list(self._sent.items()):
+                if ticket not in worker.sent and ticket not in gone:
+                    self._sent.pop(ticket, None)
+
     def _end(self, worker: Worker) -> None:
         """End a worker that computes for this run; never one that computes for another."""
         self._collect(0)
         writing_until = time.monotonic() + _LONG_WRITE
         while any(of is worker for _, of in self._sent.values()) and not self._pool.closed:
+            self._forget_unsent()
             finished: list[int] = []
             uninterrupted(functools.partial(self._look, worker, writing_until, finished))
             self._collect(0.002)
