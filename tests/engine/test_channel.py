@@ -13,8 +13,9 @@ import pytest
 from chaos import wait_until
 
 import hyperslab as hs
-from hyperslab.pools.protocol import Line
+from hyperslab.pools.protocol import Answered, Line
 from hyperslab.pools.resident import ResidentPool
+from hyperslab_workers.task import Outcome, Task
 
 
 @pytest.fixture
@@ -83,3 +84,25 @@ def test_an_engine_whose_workers_cannot_be_started_can_be_closed(monkeypatch, jo
         monkeypatch.setattr("hyperslab.pools.spawning.subprocess.Popen", refuse)
         with pytest.raises(hs.HyperslabError, match="could not be started"):
             engine.run(add_one, hs.update(a), region=10)
+
+
+def test_a_task_that_ctrl_c_kept_from_being_sent_is_not_waited_for(pool) -> None:
+    channel = pool.open(line())
+    worker = pool.staff[0]
+    pid = worker.pid
+    # As far as it comes when the interrupt is between the two tables.
+    channel._sent[4711] = (Task("nowhere", 0, 0, 1), worker)
+    assert channel.call_off(0.05) == [] and not channel._sent
+    assert worker.pid == pid, "nobody was killed for it"
+    channel.close()
+
+
+def test_what_was_told_is_told_again_until_it_is_acknowledged(pool) -> None:
+    channel = pool.open(line())
+    event = Answered(Task("nowhere", 0, 0, 1), Outcome(0.0, 0.0, 1))
+    channel._tell(4711, event)
+    assert channel.receive(0.0) == [event]
+    assert channel.call_off(0.0) == [event]
+    channel.acknowledge()
+    assert channel.receive(0.0) == []
+    channel.close()
