@@ -31,6 +31,7 @@ from hyperslab_workers import forks
 
 __all__ = [
     "call_off_if_asked",
+    "check_open",
     "goes_on_in_parent",
     "under_way",
     "wait_before_what_was_registered",
@@ -97,6 +98,16 @@ def goes_on_in_parent() -> HyperslabError:
         "this process was forked while the job ran, and the job goes on in its parent: run another "
         "one here"
     )
+
+
+def check_open(*, inherited: bool, closed: bool) -> None:
+    """Refuse work on a pool that is another process's, or was closed."""
+    if inherited:
+        raise goes_on_in_parent()
+    if closed:
+        raise HyperslabError(
+            "the engine was closed while a job ran on it: close it when its jobs are over"
+        )
 
 
 def when_called_off(stop: Callable[[], object]) -> None:

@@ -34,7 +34,7 @@ PROGRAMS = (
     Program("hyperslab", "hyperslab"),
     Program("hyperslab, first run", "hyperslab", {"HYPERSLAB_CACHE_DIR": "0"}),
     Program("NumPy", "numpy"),
-    Program("numba prange, cache=True", "prange_cached"),
+    Program("numba prange, cache=True", "prange", {"KEEP_COMPILED": "1"}),
     Program("numba prange", "prange"),
     Program("loky by hand", "loky"),
     Program("dask", "dask"),

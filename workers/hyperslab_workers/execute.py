@@ -235,8 +235,8 @@ class _Performer:
         """After a write that failed: the region is again what it was, if that can be written."""
         task, row, _ = self._run
         with contextlib.suppress(Exception):
-            undo.take_back(self.program, self._ticket, index)
-            row.at(index, index - task.start)
+            if undo.take_back(self.program, self._ticket, index):
+                row.at(index, index - task.start)
 
     def _release(self) -> None:
         """Let go of the file pages of earlier regions which this one did not touch again."""

@@ -91,15 +91,15 @@ class Undo:
             np.copyto(kept, mapping.view(ref, box))
         _HEAD.pack_into(self._map, 0, ticket, region, size)
 
-    def take_back(self, program: Program, ticket: int, region: int) -> None:
-        """Make the region what it was.
+    def take_back(self, program: Program, ticket: int, region: int) -> bool:
+        """Make the region what it was; False where that is not held.
 
         Raises
         ------
         ArrayFileError
             A file cannot be written.
         """
-        _write(self._bytes, program, ticket, region)
+        return _write(self._bytes, program, ticket, region)
 
     def let_go(self, most: int) -> None:
         """Give the room back, unless it is no more than so many bytes."""

@@ -35,7 +35,7 @@ from hyperslab.pools.spawning import (
     program_path,
     spawn,
 )
-from hyperslab.underway import goes_on_in_parent
+from hyperslab.underway import check_open
 from hyperslab_workers import forks
 from hyperslab_workers.board import WRITING, Board
 from hyperslab_workers.descriptors import open_apart
@@ -185,12 +185,7 @@ class ResidentPool:
 
     def check_open(self) -> None:
         """Refuse work where the engine was closed, or is another process's."""
-        if self._inherited:
-            raise goes_on_in_parent()
-        if self.closed:
-            raise HyperslabError(
-                "the engine was closed while a job ran on it: close it when its jobs are over"
-            )
+        check_open(inherited=self._inherited, closed=self.closed)
 
     def open(self, line: Line) -> ResidentChannel:
         """A line for one run."""

@@ -22,11 +22,10 @@ import time
 import weakref
 from pathlib import Path
 
-from hyperslab.errors import HyperslabError
 from hyperslab.pools.death import Death
 from hyperslab.pools.mailbox import Mailbox
 from hyperslab.pools.protocol import Answered, Capabilities, Event, Line, Lost, Route
-from hyperslab.underway import goes_on_in_parent
+from hyperslab.underway import check_open, goes_on_in_parent
 from hyperslab_workers import floating_point, forks
 from hyperslab_workers.board import FAILED, IDLE, RUNNING, TORN, WRITING, Board, Mark
 from hyperslab_workers.task import Outcome, Task
@@ -99,12 +98,7 @@ class ThreadPool:
 
     def check_open(self) -> None:
         """Refuse work where the engine was closed, or is another process's."""
-        if self._inherited:
-            raise goes_on_in_parent()
-        if self.closed:
-            raise HyperslabError(
-                "the engine was closed while a job ran on it: close it when its jobs are over"
-            )
+        check_open(inherited=self._inherited, closed=self.closed)
 
     def employ(self, channel: _ThreadChannel, seat: int) -> bool:
         """Have a thread take a seat; False where none can be started."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
+from hyperslab.pools.protocol import Route
 from hyperslab.units import human_bytes
 from hyperslab_workers.legible import legible
 
@@ -74,7 +75,7 @@ class Report:
     workers: int
     """Worker processes, or threads, that took part."""
 
-    route: Literal["processes", "threads", "serial", "executor"] = "processes"
+    route: Route = "processes"
     """Where it ran: in worker processes; in threads of this process, as short jobs do until there
     are workers; in the caller's own thread; or in an executor of the caller's."""
 

@@ -24,7 +24,7 @@ from hyperslab.errors import ArrayFileError, HyperslabError, JobInterrupted, Pla
 from hyperslab.interruption import exit_as_interrupted_if_uncaught
 from hyperslab.planning.plan import Plan
 from hyperslab.pools.death import Death
-from hyperslab.pools.protocol import Answered, Channel, Event, Lost, Pool
+from hyperslab.pools.protocol import Answered, Channel, Event, Lost
 from hyperslab.running.failures import error_of, lost, never_started
 from hyperslab.running.merging import Merger
 from hyperslab.running.prepare import Prepared
@@ -95,7 +95,7 @@ def drive(plan: Plan, prepared: Prepared, progress: ProgressDisplay, started: fl
         reserve(slots, plan, again=True)
     channel = pool.open(prepared.line)
     try:
-        run = _Run(plan, prepared, channel, pool, progress, through_map)
+        run = _Run(plan, prepared, channel, progress, through_map)
         run.perform()
     finally:
         channel.close()
@@ -161,7 +161,6 @@ class _Run:
         plan: Plan,
         prepared: Prepared,
         channel: Channel,
-        pool: Pool,
         progress: ProgressDisplay,
         through_map: bool,
     ) -> None:
@@ -170,7 +169,7 @@ class _Run:
         self._plan = plan
         self._program = prepared.line.program
         self._channel = channel
-        self._restartable = pool.capabilities.restartable
+        self._restartable = prepared.pool.capabilities.restartable
         self._progress = progress
         self._merger = Merger(plan, prepared.line.program)
         self._window = Window(plan, prepared.line.path, self._merger, through_map=through_map)

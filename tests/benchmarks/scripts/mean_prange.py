@@ -1,10 +1,11 @@
+import os
 import sys
 
 import numpy as np
 from numba import njit, prange
 
 
-@njit(parallel=True, error_model="numpy")
+@njit(parallel=True, error_model="numpy", cache="KEEP_COMPILED" in os.environ)
 def mean(a):
     total = 0.0
     for i in prange(a.shape[0]):
